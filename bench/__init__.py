@@ -1,0 +1,1 @@
+"""Benchmarks: one harness, case lists as data, rows in results/."""

@@ -1,0 +1,54 @@
+"""The engines that step a task's worlds: C MuJoCo in threads, or MJX under jit."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from fastsac.envs.suite import Suite
+
+
+class Step(NamedTuple):
+    """One control step of all worlds, B = num_envs.
+
+    Attributes:
+        obs: (B, obs_dim) float32, the first of the next episode where one ended.
+        final_obs: (B, obs_dim) float32, the observation that the step led to, before any reset.
+        reward: (B,) float32.
+        terminated: (B,) bool, the task ended the episode.
+        truncated: (B,) bool, the time limit or a diverged state ended it.
+        invalid: (B,) bool, the world diverged: its reward and final_obs are zeros.
+    """
+
+    obs: torch.Tensor
+    final_obs: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    invalid: torch.Tensor
+
+
+class Engine(Protocol):
+    """What VectorEnv needs of an engine; every array has one row a world."""
+
+    suite: Suite
+    device: torch.device
+    obs_dim: int
+
+    def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
+        """Starts all episodes with these clocks (B,) and returns obs (B, obs_dim)."""
+
+    def send(self, action: torch.Tensor) -> None:
+        """Starts a control step with action (B, A) float32 on the engine's device."""
+
+    def recv(self) -> Step:
+        """Waits for the step that send started."""
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """Returns qpos, qvel, act and the randomised model fields."""
+
+    def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
+        """Replaces these fields in all worlds, refreshes all else, and returns obs."""
+
+    def close(self) -> None:
+        """Ends the engine's threads."""

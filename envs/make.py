@@ -1,0 +1,76 @@
+"""From a task's name to a running vector env."""
+
+import jax
+import torch
+
+import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
+from fastsac.envs.engines import Engine
+from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.registry import find
+from fastsac.envs.suite import load_suite
+from fastsac.envs.vector_env import VectorEnv
+
+ENGINES = ("auto", "native", "mjx")
+
+
+class EngineUnavailable(ValueError):
+    """An engine or device that this machine or task does not have."""
+
+
+def make(
+    task: str,
+    num_envs: int = 1,
+    engine: str = "auto",
+    device: str | torch.device | None = None,
+    seed: int = 0,
+) -> VectorEnv:
+    """Returns num_envs worlds of a Control Suite task as one batched environment.
+
+    Args:
+        task: a name from ``fastsac.tasks()``.
+        num_envs: the number of worlds, at least 1.
+        engine: "native" (C MuJoCo on the CPU), "mjx" (jax's default device), or "auto": mjx where
+            jax and torch both see a GPU, else native.
+        device: where observations, rewards and actions live; None is the engine's own device.
+        seed: of the initial states, used by the first ``reset()`` without a seed.
+
+    Raises:
+        UnknownTask: no such task.
+        EngineUnavailable: no such engine, or it cannot run here.
+        ValueError: num_envs or seed out of range.
+    """
+    entry = find(task)
+    for name, value, least in (("num_envs", num_envs, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if engine not in ENGINES:
+        raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
+    target = None if device is None else _checked_device(device)
+    if engine == "auto":
+        gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
+        engine = "mjx" if gpu else "native"
+    suite = load_suite(entry)
+    built: Engine
+    if engine == "native":
+        built = NativeEngine(suite, num_envs)
+    else:
+        # Imported late: without warp-lang mjx prints two lines that concern nobody else.
+        from fastsac.envs.engines.mjx import MjxEngine
+
+        try:
+            built = MjxEngine(suite, num_envs)
+        except NotImplementedError as error:
+            raise EngineUnavailable(f"MJX cannot hold {task}: {error}; use native") from error
+    return VectorEnv(built, num_envs, target or built.device, seed)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        checked = torch.device(device)
+    except RuntimeError as error:
+        raise EngineUnavailable(f"unknown device {device!r}; try cpu or cuda") from error
+    if checked.type == "cuda" and not torch.cuda.is_available():
+        raise EngineUnavailable("torch sees no CUDA device here; use --device cpu")
+    if checked.type not in ("cpu", "cuda"):
+        raise EngineUnavailable(f"device must be cpu or cuda, got {device!r}")
+    return checked

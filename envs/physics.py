@@ -1,0 +1,75 @@
+"""What a task sees of one world: MuJoCo's fields, and rows of them by name."""
+
+from typing import Any
+
+import mujoco
+
+
+class Physics:
+    """One world's state under MuJoCo's field names.
+
+    ``physics.qpos`` is the field itself; ``physics.body("torso").xpos`` is the row of it that
+    belongs to a named element, as in MuJoCo's own Python bindings (``body``: xpos, xmat,
+    subtree_com ...; ``geom``, ``site``: xpos, xmat; ``joint``: qpos, qvel; ``sensor``: data).
+    Rotation matrices are (3, 3). Names become integers while a function is traced, so a compiled
+    step holds none.
+
+    Args:
+        model: the compiled model, for names and constants (``physics.model.geom_size``).
+        data: any object with the fields as attributes: an mjx.Data of one world, or the native
+            engine's row of C arrays.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: Any):
+        self.model = model
+        self._data = data
+
+    def __getattr__(self, field: str) -> Any:
+        return getattr(self._data, field)
+
+    def body(self, name: str) -> "_Row":
+        return _Row(self, "", self.model.body(name).id)
+
+    def geom(self, name: str) -> "_Row":
+        return _Row(self, "geom_", self.model.geom(name).id)
+
+    def site(self, name: str) -> "_Row":
+        return _Row(self, "site_", self.model.site(name).id)
+
+    def joint(self, name: str) -> "_Row":
+        joint = self.model.joint(name)
+        width = {"qpos": _QPOS_WIDTH, "qvel": _DOF_WIDTH}
+        kind = int(joint.type[0])
+        rows = {"qpos": int(joint.qposadr[0]), "qvel": int(joint.dofadr[0])}
+        return _Row(self, "", {f: slice(a, a + width[f][kind]) for f, a in rows.items()})
+
+    def sensor(self, name: str) -> "_Row":
+        sensor = self.model.sensor(name)
+        start, dim = int(sensor.adr[0]), int(sensor.dim[0])
+        return _Row(self, "sensor", {"data": slice(start, start + dim)})
+
+
+_JOINT = mujoco.mjtJoint
+_QPOS_WIDTH = {
+    int(_JOINT.mjJNT_FREE): 7,
+    int(_JOINT.mjJNT_BALL): 4,
+    int(_JOINT.mjJNT_SLIDE): 1,
+    int(_JOINT.mjJNT_HINGE): 1,
+}
+_DOF_WIDTH = {
+    int(_JOINT.mjJNT_FREE): 6,
+    int(_JOINT.mjJNT_BALL): 3,
+    int(_JOINT.mjJNT_SLIDE): 1,
+    int(_JOINT.mjJNT_HINGE): 1,
+}
+
+
+class _Row:
+    """Attribute access to one element's row of every field."""
+
+    def __init__(self, physics: Physics, prefix: str, index: int | dict[str, slice]):
+        self._physics, self._prefix, self._index = physics, prefix, index
+
+    def __getattr__(self, field: str) -> Any:
+        index = self._index[field] if isinstance(self._index, dict) else self._index
+        return getattr(self._physics, self._prefix + field)[index]

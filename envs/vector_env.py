@@ -1,0 +1,173 @@
+"""The batched environment users hold: gymnasium's vector API over torch tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from fastsac.envs.engines import Engine, Step
+
+StepResult = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
+
+
+class VectorEnv(gymnasium.vector.VectorEnv):
+    """Steps num_envs worlds of one task at once; made by ``fastsac.make``.
+
+    Observations and rewards are torch.float32 on ``device``, actions torch.float32 in [-1, 1],
+    which dm_control's action_spec is mapped to. A world whose episode ends is reset within the
+    same step (AutoresetMode.SAME_STEP): ``obs`` is then the first observation of the next episode
+    and ``info["final_obs"]`` the last of the old one. Suite tasks end by their time limit, which
+    is truncation, not termination.
+
+    ``info`` of a step: ``final_obs`` (B, obs_dim), the observation the step led to, in every
+    world; ``_final_obs`` (B,) bool, where an episode ended; ``invalid`` (B,) bool, where the
+    physics diverged: that world was truncated and reset, its reward and final_obs are zeros.
+    """
+
+    def __init__(self, engine: Engine, num_envs: int, device: torch.device, seed: int):
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = num_envs
+        self.device = device
+        self.engine = engine
+        self.suite = engine.suite
+        self._seed = seed
+        self._state = "new"  # then "ready" and, between send and recv, "sent"
+        self.obs_dim, self.action_dim = engine.obs_dim, engine.suite.action_dim
+        self.max_episode_steps = engine.suite.max_episode_steps
+        self.single_observation_space = gymnasium.spaces.Box(
+            -np.inf, np.inf, (self.obs_dim,), np.float32
+        )
+        self.single_action_space = gymnasium.spaces.Box(-1, 1, (self.action_dim,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Starts a new episode in every world.
+
+        Args:
+            seed: of the initial states. None counts on from the last seed.
+            options: {"spread_clocks": True} starts world i with i / num_envs of its episode
+                over, so that the worlds' episodes do not all end on one step.
+
+        Returns:
+            obs (B, obs_dim) float32, and info with ``clocks`` (B,) int64, the control steps that
+            each world's episode is old.
+        """
+        options = options or {}
+        if unknown := set(options) - {"spread_clocks"}:
+            raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; there is spread_clocks")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+            raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+        if self._state == "sent":
+            self.recv()
+        self._seed = self._seed if seed is None else seed
+        clocks = np.zeros(self.num_envs, np.int64)
+        if options.get("spread_clocks"):
+            clocks = np.arange(self.num_envs) * self.max_episode_steps // self.num_envs
+        obs = self.engine.reset(self._seed, clocks)
+        self._seed += 1
+        self._state = "ready"
+        return self._to_device(obs), {"clocks": torch.from_numpy(clocks).to(self.device)}
+
+    def step(self, action: torch.Tensor) -> StepResult:  # type: ignore[override]
+        """Steps every world by one control step: ``send`` and ``recv`` in one."""
+        self.send(action)
+        return self.recv()
+
+    def send(self, action: torch.Tensor) -> None:
+        """Starts a control step and returns while it runs.
+
+        Args:
+            action: (B, A) float32 on the env's device. Beyond [-1, 1] the actuators saturate as
+                in dm_control.
+
+        Raises:
+            TypeError: not a torch.float32 tensor.
+            ValueError: wrong shape or device.
+            RuntimeError: before reset, or twice without recv.
+        """
+        if self._state != "ready":
+            raise RuntimeError("call reset() first" if self._state == "new" else "recv() is due")
+        self._check_action(action)
+        self.engine.send(action.detach().to(self.engine.device).contiguous())
+        self._state = "sent"
+
+    def recv(self) -> StepResult:
+        """Waits for the step that send started.
+
+        Returns:
+            obs (B, obs_dim), reward (B,), terminated (B,), truncated (B,) and info.
+        """
+        if self._state != "sent":
+            raise RuntimeError("recv() needs a send() before it")
+        step = Step(*map(self._to_device, self.engine.recv()))
+        self._state = "ready"
+        info = {
+            "final_obs": step.final_obs,
+            "_final_obs": step.terminated | step.truncated,
+            "invalid": step.invalid,
+        }
+        return step.obs, step.reward, step.terminated, step.truncated, info
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """Returns qpos (B, nq), qvel (B, nv), act (B, na) and the randomised model fields.
+
+        float64 from the native engine, jax's default float type from MJX; copies. Episode clocks
+        are not part of it.
+        """
+        self._require_reset("get_state")
+        return {k: self._to_device(v) for k, v in self.engine.get_state().items()}
+
+    def set_state(self, state: Mapping[str, Any]) -> torch.Tensor:
+        """Puts the worlds into a state and refreshes everything derived from it.
+
+        Args:
+            state: any of the fields of get_state, tensors or arrays of the same shapes; the rest
+                stays as it is. Episode clocks go on.
+
+        Returns:
+            obs (B, obs_dim) float32 of the new state.
+
+        Raises:
+            ValueError: an unknown field or a wrong shape.
+        """
+        self._require_reset("set_state")
+        shapes = {k: tuple(v.shape) for k, v in self.engine.get_state().items()}
+        rows = {}
+        for name, value in state.items():
+            if name not in shapes:
+                raise ValueError(f"unknown state field {name!r}; there are {', '.join(shapes)}")
+            array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+            rows[name] = np.asarray(array, np.float64)
+            if rows[name].shape != shapes[name]:
+                raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
+        return self._to_device(self.engine.set_state(rows))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the engine's threads; ``close`` calls it."""
+        self.engine.close()
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _require_reset(self, call: str) -> None:
+        if self._state == "new":
+            raise RuntimeError(f"call reset() before {call}()")
+        if self._state == "sent":
+            raise RuntimeError(f"call recv() before {call}()")
+
+    def _check_action(self, action: torch.Tensor) -> None:
+        if not isinstance(action, torch.Tensor) or action.dtype != torch.float32:
+            kind = action.dtype if isinstance(action, torch.Tensor) else type(action).__name__
+            raise TypeError(f"action must be a torch.float32 tensor, got {kind}")
+        expected = (self.num_envs, self.action_dim)
+        if tuple(action.shape) != expected:
+            raise ValueError(f"action must have shape {expected}, got {tuple(action.shape)}")
+        if action.device.type != self.device.type:
+            raise ValueError(f"action must be on {self.device}, got {action.device}")

@@ -1,0 +1,58 @@
+"""fastsac: Soft Actor-Critic on the DeepMind Control Suite.
+
+The public names are loaded on first use, so that ``import fastsac`` costs nothing and a program
+that only trains on its own environments never imports jax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastsac.config import SACConfig, TrainConfig
+    from fastsac.envs import VectorEnv, make, tasks
+    from fastsac.policy import Policy, load_policy
+    from fastsac.replay import Batch, ReplayBuffer
+    from fastsac.sac import SAC
+    from fastsac.training import TrainResult, train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SAC": "sac",
+    "SACConfig": "config",
+    "TrainConfig": "config",
+    "TrainResult": "training",
+    "train": "training",
+    "Batch": "replay",
+    "ReplayBuffer": "replay",
+    "Policy": "policy",
+    "load_policy": "policy",
+    "VectorEnv": "envs",
+    "make": "envs",
+    "tasks": "envs",
+}
+
+__all__ = [
+    "SAC",
+    "Batch",
+    "Policy",
+    "ReplayBuffer",
+    "SACConfig",
+    "TrainConfig",
+    "TrainResult",
+    "VectorEnv",
+    "load_policy",
+    "make",
+    "tasks",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastsac' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fastsac.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

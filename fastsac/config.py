@@ -1,0 +1,147 @@
+"""The configuration: frozen dataclasses from which the command line is generated."""
+
+import dataclasses
+import math
+from typing import Annotated, Literal
+
+import tyro
+
+from fastsac.errors import ConfigError
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ConfigError(sentence)
+
+
+@dataclasses.dataclass(frozen=True)
+class SACConfig:
+    """The algorithm (arXiv 1812.05905); the defaults are the paper's."""
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers, of the actor and of each critic."""
+    num_critics: int = 2
+    """Q networks in the ensemble; the target takes their minimum."""
+    learning_rate: float = 3e-4
+    """Adam's step size for actor, critics and temperature."""
+    gamma: float = 0.99
+    """Discount per control step."""
+    tau: float = 0.005
+    """Share by which the target critics move towards the critics per update."""
+    temperature: float | None = None
+    """Fixed temperature alpha (SAC v1); None learns it (SAC v2)."""
+    initial_temperature: float = 1.0
+    """Where a learned temperature starts."""
+    target_entropy: float | None = None
+    """Entropy target of a learned temperature, in nats; None is -|A|."""
+    log_std_min: float = -20.0
+    """Lower clamp of the policy's log standard deviation."""
+    log_std_max: float = 2.0
+    """Upper clamp of the policy's log standard deviation."""
+    normalize_obs: bool = False
+    """Standardise observations by their running mean and variance."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.hidden_sizes) > 0 and min(self.hidden_sizes) > 0,
+            f"--hidden-sizes must be positive widths, got {self.hidden_sizes}",
+        )
+        _require(self.num_critics >= 1, f"--num-critics must be at least 1, got {self.num_critics}")
+        _require(0 <= self.gamma < 1, f"--gamma must be in [0, 1), got {self.gamma}")
+        _require(0 < self.tau <= 1, f"--tau must be in (0, 1], got {self.tau}")
+        for flag in ("learning_rate", "initial_temperature"):
+            value = getattr(self, flag)
+            name = flag.replace("_", "-")
+            _require(0 < value < math.inf, f"--{name} must be positive and finite, got {value}")
+        _require(
+            self.temperature is None or 0 <= self.temperature < math.inf,
+            f"--temperature must be non-negative, got {self.temperature}",
+        )
+        _require(
+            self.temperature is None or self.target_entropy is None,
+            "--target-entropy contradicts --temperature: a fixed temperature has no entropy target",
+        )
+        _require(
+            self.target_entropy is None or math.isfinite(self.target_entropy),
+            f"--target-entropy must be finite, got {self.target_entropy}",
+        )
+        _require(
+            -math.inf < self.log_std_min < self.log_std_max < math.inf,
+            f"--log-std-min {self.log_std_min} must lie below --log-std-max {self.log_std_max}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run; the defaults are the paper's setting with one world."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    """Task name; `fastsac tasks` lists them."""
+    preset: Literal["seed", "cpu"] = "seed"
+    """Where the defaults come from: seed is the paper's setting, cpu is small and quick."""
+    seed: int = 0
+    """Of everything random in the run."""
+    num_envs: int = 1
+    """Worlds stepped at once."""
+    engine: Literal["auto", "native", "mjx"] = "auto"
+    """Physics: native is C MuJoCo on the CPU, mjx runs on the GPU; auto picks."""
+    device: str | None = None
+    """Of the learner and its replay, cpu or cuda; None is the engine's."""
+    total_steps: int = 1_000_000
+    """Environment steps (control steps summed over worlds) to train for."""
+    learning_starts: int = 5_000
+    """Environment steps with uniformly random actions before the first update."""
+    batch_size: int = 256
+    """Transitions per gradient update."""
+    updates_per_step: int | None = None
+    """Gradient updates per vector step; None is num_envs, one per environment step."""
+    replay_capacity: int = 1_000_000
+    """Transitions kept."""
+    eval_every: int = 10_000
+    """Environment steps between evaluations."""
+    eval_episodes: int = 5
+    """Episodes per evaluation during training."""
+    eval_backend: Literal["dm_control", "engine"] = "dm_control"
+    """What the evaluations during training step; the final one is always in dm_control."""
+    final_eval_episodes: int = 10
+    """Episodes of the final evaluation, in dm_control."""
+    checkpoint_every: int = 50_000
+    """Environment steps between checkpoints."""
+    log_seconds: float = 5.0
+    """Seconds between rows of metrics.csv; the only times the host waits for the device."""
+    run_dir: str | None = None
+    """Where the run is written; None is runs/TASK-DATE-TIME."""
+    sac: Annotated[SACConfig, tyro.conf.arg(name="")] = SACConfig()
+    """The algorithm."""
+
+    def __post_init__(self) -> None:
+        positive = ("num_envs", "total_steps", "batch_size", "replay_capacity", "eval_every")
+        positive += ("eval_episodes", "final_eval_episodes", "checkpoint_every")
+        for flag in (*positive, "learning_starts", "seed"):
+            value, least = getattr(self, flag), int(flag in positive)
+            sentence = f"--{flag.replace('_', '-')} must be at least {least}, got {value}"
+            _require(value >= least, sentence)
+        _require(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}")
+        _require(
+            self.updates_per_step is None or self.updates_per_step >= 1,
+            f"--updates-per-step must be at least 1, got {self.updates_per_step}",
+        )
+        _require(
+            0 < self.log_seconds < math.inf,
+            f"--log-seconds must be positive, got {self.log_seconds}",
+        )
+        _require(
+            self.replay_capacity >= self.num_envs,
+            f"--replay-capacity {self.replay_capacity} cannot hold one step of "
+            f"--num-envs {self.num_envs} worlds",
+        )
+        _require(
+            self.learning_starts < self.total_steps,
+            f"--learning-starts {self.learning_starts} leaves nothing to learn in "
+            f"--total-steps {self.total_steps}",
+        )
+
+    @property
+    def updates_per_vector_step(self) -> int:
+        """Gradient updates after each vector step."""
+        return self.num_envs if self.updates_per_step is None else self.updates_per_step

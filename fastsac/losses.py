@@ -1,0 +1,52 @@
+"""SAC's target and three losses (arXiv 1812.05905), pure functions of tensors.
+
+``weight`` (B,) is 1 for a transition and 0 for one that the physics engine marked invalid.
+"""
+
+import torch
+
+
+def soft_td_target(
+    reward: torch.Tensor,
+    terminated: torch.Tensor,
+    next_q: torch.Tensor,
+    next_log_prob: torch.Tensor,
+    alpha: torch.Tensor,
+    gamma: float,
+) -> torch.Tensor:
+    """Eq. 2, 3 and 5: r + gamma (1 - terminated) (min_i Q_i(s', a') - alpha log pi(a'|s')).
+
+    A truncated episode is not a terminated one: its last state is bootstrapped from.
+
+    Args:
+        reward: (B,).
+        terminated: (B,) 0 or 1, float.
+        next_q: (E, B) of the target critics, at an action of the current policy.
+        next_log_prob: (B,) of that action.
+        alpha: () temperature.
+        gamma: discount.
+
+    Returns:
+        (B,) target, to be held constant.
+    """
+    soft_value = next_q.amin(dim=0) - alpha * next_log_prob
+    return reward + gamma * (1 - terminated) * soft_value
+
+
+def critic_loss(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Eq. 5, summed over the critics: mean_B (Q_i - y)^2 / 2 with q (E, B) and target (B,)."""
+    return (0.5 * weight * (q - target).square()).mean(dim=1).sum()
+
+
+def policy_loss(
+    log_prob: torch.Tensor, q: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 9: mean_B alpha log pi(a|s) - min_i Q_i(s, a), with a reparameterised, q (E, B)."""
+    return (weight * (alpha * log_prob - q.amin(dim=0))).mean()
+
+
+def temperature_loss(
+    log_alpha: torch.Tensor, log_prob: torch.Tensor, target_entropy: float, weight: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 18: mean_B -alpha (log pi(a|s) + target entropy), with alpha = exp(log_alpha)."""
+    return -(weight * log_alpha.exp() * (log_prob.detach() + target_entropy)).mean()

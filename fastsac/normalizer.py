@@ -1,0 +1,40 @@
+"""Running mean and variance of observations."""
+
+import torch
+from torch import nn
+
+_EPSILON = 1e-8  # added to the variance, for observations that never change
+
+
+class RunningNorm(nn.Module):
+    """Standardises observations by all that it was shown; its state lives in buffers.
+
+    Before the first update it is the identity.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, obs_dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(obs_dim))
+        self.register_buffer("var", torch.ones(obs_dim))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, obs: torch.Tensor) -> None:
+        """Takes a batch (B, obs_dim) into account (Chan et al.'s parallel variance)."""
+        batch = obs.shape[0]
+        total = self.count + batch
+        old, new = (self.count / total).float(), (batch / total).float()
+        batch_mean = obs.mean(dim=0)
+        delta = batch_mean - self.mean
+        batch_var = (obs - batch_mean).square().mean(dim=0)
+        self.var.copy_(old * self.var + new * batch_var + old * new * delta.square())
+        self.mean.add_(new * delta)
+        self.count.copy_(total)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Returns (obs - mean) / std, the shape of obs."""
+        return (obs - self.mean) * torch.rsqrt(self.var + _EPSILON)

@@ -1,0 +1,152 @@
+"""The replay buffer: one preallocated device tensor, a row a transition."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fastsac.errors import ConfigError
+
+
+class Batch(NamedTuple):
+    """B transitions; obs and next_obs (B, obs_dim), action (B, A), the rest (B,), all float32.
+
+    ``terminated`` and ``weight`` are 0 or 1; a transition of weight 0 teaches nothing.
+    """
+
+    obs: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    next_obs: torch.Tensor
+    weight: torch.Tensor
+
+
+class ReplayBuffer:
+    """A ring of transitions, sampled uniformly with replacement on its device.
+
+    Write position and fill count are device tensors: adding and sampling never wait for the
+    device.
+
+    Args:
+        capacity: transitions kept; the oldest are overwritten.
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        device: where the rows live.
+        seed: of the sampling.
+
+    Raises:
+        ConfigError: the rows do not fit in the device's free memory; nothing was allocated.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_dim: int,
+        action_dim: int,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+    ):
+        if min(capacity, obs_dim, action_dim) < 1:
+            raise ConfigError("capacity, obs_dim and action_dim of a replay must be positive")
+        self.capacity = capacity
+        self.device = torch.device(device)
+        # In this order: obs, action, reward, terminated, next_obs, weight.
+        self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1)
+        require_memory(capacity * sum(self._widths) * 4, self.device, capacity)
+        self.rows = torch.zeros(capacity, sum(self._widths), device=self.device)
+        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.size = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._added = 0
+
+    def __len__(self) -> int:
+        """The number of transitions in the buffer."""
+        return min(self._added, self.capacity)
+
+    def add(
+        self,
+        obs: torch.Tensor,
+        action: torch.Tensor,
+        reward: torch.Tensor,
+        terminated: torch.Tensor,
+        next_obs: torch.Tensor,
+        weight: torch.Tensor | None = None,
+    ) -> None:
+        """Appends N transitions, overwriting the oldest.
+
+        Args:
+            obs: (N, obs_dim).
+            action: (N, A).
+            reward: (N,).
+            terminated: (N,) bool or float; truncation is not termination.
+            next_obs: (N, obs_dim), the observation the step led to, before any reset.
+            weight: (N,) bool or float, 0 for invalid transitions; None is all ones.
+
+        Raises:
+            ValueError: wrong shapes, or more rows than the capacity.
+        """
+        weight = torch.ones_like(reward) if weight is None else weight
+        columns = [obs, action, reward[:, None], terminated[:, None], next_obs, weight[:, None]]
+        count = obs.shape[0]
+        for name, column, width in zip(Batch._fields, columns, self._widths, strict=True):
+            if tuple(column.shape) != (count, width):
+                shape = (count,) if width == 1 else (count, width)
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(column.shape)}")
+        if count > self.capacity:
+            raise ValueError(f"{count} transitions do not fit a replay of {self.capacity}")
+        index = (self.position + torch.arange(count, device=self.device)) % self.capacity
+        self.rows.index_copy_(0, index, torch.cat([c.to(self.rows.dtype) for c in columns], dim=1))
+        self.position.add_(count).remainder_(self.capacity)
+        self.size.add_(count).clamp_(max=self.capacity)
+        self._added += count
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draws batch_size transitions uniformly, with replacement.
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        if self._added == 0:
+            raise ValueError("cannot sample from an empty replay buffer")
+        # float64: float32 has 2**24 steps in [0, 1), too few for a large buffer.
+        uniform = torch.rand(
+            batch_size, dtype=torch.float64, device=self.device, generator=self.generator
+        )
+        rows = self.rows.index_select(0, (uniform * self.size).long())
+        obs, action, reward, terminated, next_obs, weight = rows.split(self._widths, dim=1)
+        return Batch(
+            obs, action, reward[:, 0], terminated[:, 0], next_obs, weight[:, 0]
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampling's state (the rows are not part of it)."""
+        return {"generator": self.generator.get_state(), "added": self._added}
+
+
+def require_memory(needed: int, device: torch.device, capacity: int) -> None:
+    """Refuses a replay buffer that cannot fit.
+
+    Args:
+        needed: bytes of the rows.
+        device: where they would live.
+        capacity: transitions, for the message.
+
+    Raises:
+        ConfigError: with the bytes asked and the bytes free.
+    """
+    free = _free_bytes(device)
+    if needed > free:
+        raise ConfigError(
+            f"--replay-capacity {capacity} asks for {needed / 1e9:.2f} GB ({needed} bytes) on "
+            f"{device} and {free / 1e9:.2f} GB ({free} bytes) are free; lower it"
+        )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
