@@ -33,6 +33,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.num_envs = num_envs
         self.device = device
         self.engine = engine
+        self.engine_name = engine.name
         self.suite = engine.suite
         self._seed = seed
         self._state = "new"  # then "ready" and, between send and recv, "sent"

@@ -75,7 +75,7 @@ class SACConfig:
 class TrainConfig:
     """A training run; the defaults are the paper's setting with one world."""
 
-    task: Annotated[str, tyro.conf.Positional]
+    task: Annotated[str, tyro.conf.Suppress]
     """Task name; `fastsac tasks` lists them."""
     preset: Literal["seed", "cpu"] = "seed"
     """Where the defaults come from: seed is the paper's setting, cpu is small and quick."""
@@ -111,7 +111,7 @@ class TrainConfig:
     """Seconds between rows of metrics.csv; the only times the host waits for the device."""
     run_dir: str | None = None
     """Where the run is written; None is runs/TASK-DATE-TIME."""
-    sac: Annotated[SACConfig, tyro.conf.arg(name="")] = SACConfig()
+    sac: tyro.conf.OmitArgPrefixes[SACConfig] = SACConfig()
     """The algorithm."""
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """What a user can get wrong. The command line prints these as one sentence and exits with 2."""
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Bad input; the message is a sentence that says what to change."""
 
 

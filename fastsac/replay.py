@@ -115,9 +115,7 @@ class ReplayBuffer:
         )
         rows = self.rows.index_select(0, (uniform * self.size).long())
         obs, action, reward, terminated, next_obs, weight = rows.split(self._widths, dim=1)
-        return Batch(
-            obs, action, reward[:, 0], terminated[:, 0], next_obs, weight[:, 0]
-        )
+        return Batch(obs, action, reward[:, 0], terminated[:, 0], next_obs, weight[:, 0])
 
     def state_dict(self) -> dict[str, Any]:
         """The sampling's state (the rows are not part of it)."""

@@ -157,7 +157,9 @@ class SAC:
 
     def _update_actor(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = self._squash(*self.actor(batch.obs))
-        loss = policy_loss(log_prob, self._fixed_critics(batch.obs, action), self.alpha, batch.weight)
+        loss = policy_loss(
+            log_prob, self._fixed_critics(batch.obs, action), self.alpha, batch.weight
+        )
         _descend(loss, self.actor_flat, self.actor_optimizer)
         log_prob = log_prob.detach()
         return log_prob, {"actor_loss": loss.detach(), "entropy": -log_prob.mean()}
@@ -175,9 +177,7 @@ class SAC:
         self, mean: torch.Tensor, log_std: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         noise = torch.empty_like(mean).normal_(generator=self.generator)
-        return tanh_gaussian(
-            mean, log_std, noise, self.config.log_std_min, self.config.log_std_max
-        )
+        return tanh_gaussian(mean, log_std, noise, self.config.log_std_min, self.config.log_std_max)
 
     def _normalized(self, obs: torch.Tensor) -> torch.Tensor:
         return obs if self.normalizer is None else self.normalizer(obs)
@@ -189,9 +189,7 @@ class SAC:
         return torch.optim.Adam([parameter], lr=rate, fused=True, capturable=on_gpu)
 
 
-def _descend(
-    loss: torch.Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer
-) -> None:
+def _descend(loss: torch.Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
     """One optimizer step on a flat parameter, whose gradient buffer stays where it is."""
     assert parameter.grad is not None
     parameter.grad.zero_()

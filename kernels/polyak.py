@@ -14,9 +14,7 @@ def reference(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Ten
 
 
 @torch.no_grad()
-def polyak_(
-    target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tensor
-) -> torch.Tensor:
+def polyak_(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tensor) -> torch.Tensor:
     """Moves target (P,) towards source (P,) by the share tau, in place, and returns it.
 
     Args:

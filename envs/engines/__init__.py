@@ -32,6 +32,7 @@ class Engine(Protocol):
     """What VectorEnv needs of an engine; every array has one row a world."""
 
     suite: Suite
+    name: str
     device: torch.device
     obs_dim: int
 

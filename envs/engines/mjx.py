@@ -49,6 +49,8 @@ class MjxEngine:
         NotImplementedError: MJX cannot hold this model; the message is MJX's.
     """
 
+    name = "mjx"
+
     def __init__(self, suite: Suite, num_envs: int):
         self.suite = suite
         self._num_envs = num_envs

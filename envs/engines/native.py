@@ -44,6 +44,8 @@ class NativeEngine:
             threads would only wait for each other. Results do not depend on it.
     """
 
+    name = "native"
+
     def __init__(self, suite: Suite, num_envs: int, num_threads: int | None = None):
         self.suite = suite
         self.device = torch.device("cpu")
@@ -130,9 +132,7 @@ class NativeEngine:
         if self._pool:
             self._pool.close()
 
-    def _step_slice(
-        self, model: mujoco.MjModel, low: int, high: int, control: np.ndarray
-    ) -> None:
+    def _step_slice(self, model: mujoco.MjModel, low: int, high: int, control: np.ndarray) -> None:
         substeps, rk4 = self.suite.substeps, self._rk4
         mj_step, mj_step1, mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
         overrides = [(getattr(model, k), rows) for k, rows in self._rows.items()]
@@ -169,7 +169,11 @@ class NativeEngine:
             for name, values in self._rows.items():
                 values[i] = rows[name][k]
                 getattr(model, name)[...] = values[i]
-            data.qpos[:], data.qvel[:], data.act[:] = rows["qpos"][k], rows["qvel"][k], rows["act"][k]
+            data.qpos[:], data.qvel[:], data.act[:] = (
+                rows["qpos"][k],
+                rows["qvel"][k],
+                rows["act"][k],
+            )
             mujoco.mj_forward(model, data)
         model.opt.disableflags = flags
 

@@ -1,0 +1,7 @@
+"""``python -m fastsac``."""
+
+import sys
+
+from fastsac.cli import main
+
+sys.exit(main())

@@ -1,0 +1,82 @@
+"""Checkpoints: one file of tensors and plain values, written atomically."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsac.errors import CheckpointError
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+_REQUIRED = ("format", "task", "obs_dim", "action_dim", "config", "agent", "counters", "rng")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: the file to replace.
+        state: tensors, numbers, strings and dicts of them.
+
+    Raises:
+        OSError: the disk is full or the directory is not writable; the old file is intact.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise OSError(f"could not write {path}: {error}") from error
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        path: the file, or the run directory that holds it.
+
+    Raises:
+        CheckpointError: missing, truncated or not a checkpoint of this version.
+    """
+    path = Path(path)
+    file = path / NAME if path.is_dir() else path
+    if not file.is_file():
+        where = f"{path} holds no {NAME}" if path.is_dir() else f"there is no checkpoint {path}"
+        raise CheckpointError(where)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{file} is truncated or not a fastsac checkpoint") from error
+    if not isinstance(state, dict) or any(key not in state for key in _REQUIRED):
+        raise CheckpointError(f"{file} is not a fastsac checkpoint")
+    if state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{file} has checkpoint format {state['format']}, this version reads {FORMAT}"
+        )
+    return state
+
+
+def require_disk(directory: Path, needed: int) -> None:
+    """Refuses to start where the checkpoints will not fit.
+
+    Raises:
+        CheckpointError: with the bytes asked and the bytes free.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise CheckpointError(
+            f"the run's files need about {needed / 1e6:.1f} MB in {directory} and "
+            f"{free / 1e6:.1f} MB of disk are free"
+        )

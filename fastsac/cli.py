@@ -1,0 +1,145 @@
+"""The ``fastsac`` command: parses and delegates."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from fastsac.errors import ConfigError, UserError
+
+_HELP = """\
+usage: fastsac COMMAND ...
+
+Soft Actor-Critic on the DeepMind Control Suite.
+
+commands:
+  train TASK   train a policy, e.g. fastsac train cartpole_swingup --preset cpu
+  eval RUN     returns of a trained policy in the real dm_control
+  tasks        the tasks, with their sizes and engines
+  bench LEVEL  measure this machine: envs or learner
+  doctor       what works on this machine, and what to install for the rest
+
+fastsac COMMAND --help lists a command's flags.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code: 0, or 2 after one sentence about bad input."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    command, *rest = args
+    # absl reports deprecated attributes in dm_control's own models.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        if command not in _COMMANDS:
+            raise ConfigError(f"unknown command {command!r}; there are {', '.join(_COMMANDS)}")
+        _COMMANDS[command](rest)
+    except KeyboardInterrupt:
+        print("\nfastsac: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `fastsac tasks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        print(f"fastsac: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    if "fastsac.envs" not in sys.modules:  # jax and MuJoCo take seconds to import
+        return (UserError,)
+    from fastsac.envs import EngineUnavailable, UnknownTask
+
+    return (UserError, EngineUnavailable, UnknownTask)
+
+
+def _train(args: list[str]) -> None:
+    import tyro
+
+    from fastsac.config import TrainConfig
+    from fastsac.presets import PRESETS, preset_config
+
+    asks_help = "-h" in args or "--help" in args
+    if not args or args[0].startswith("-"):
+        if not asks_help:
+            raise ConfigError("usage: fastsac train TASK [flags]; `fastsac tasks` lists the tasks")
+        args = ["TASK", *args]
+    task, *flags = args
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=sorted(PRESETS), default="seed")
+    preset = first.parse_known_args(flags)[0].preset
+    config, unknown = tyro.cli(
+        TrainConfig,
+        args=flags,
+        return_unknown_args=True,
+        default=preset_config(task, preset),
+        prog=f"fastsac train {task}",
+        description="Trains a policy; the defaults shown are those of the preset.",
+    )
+    if unknown:
+        raise ConfigError(f"unknown argument {unknown[0]!r}; fastsac train --help lists the flags")
+    from fastsac.training import train
+
+    train(config)
+
+
+def _eval(args: list[str]) -> None:
+    from fastsac.training import EVAL_SEED
+
+    parser = argparse.ArgumentParser(
+        prog="fastsac eval", description="Prints mean, std and each return of a trained policy."
+    )
+    parser.add_argument("run", help="run directory or checkpoint file")
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--backend", choices=("dm_control", "engine"), default="dm_control")
+    parser.add_argument("--seed", type=int, default=EVAL_SEED, help="of the initial states")
+    parser.add_argument("--json", action="store_true", help="one JSON object for programs")
+    parsed = parser.parse_args(args)
+    from fastsac.evaluation import evaluate_run
+
+    result = evaluate_run(parsed.run, parsed.episodes, parsed.seed, parsed.backend)
+    if parsed.json:
+        print(json.dumps(result.as_dict()))
+        return
+    for i, value in enumerate(result.returns):
+        print(f"episode {i}: {value:.1f}")
+    print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
+
+
+def _tasks(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="fastsac tasks", description="Lists the tasks.")
+    parser.add_argument("--deviations", action="store_true", help="what MJX does otherwise")
+    parsed = parser.parse_args(args)
+    from fastsac.task_table import print_table
+
+    print_table(parsed.deviations)
+
+
+def _bench(args: list[str]) -> None:
+    from fastsac.bench.harness import main as bench
+
+    bench(args)
+
+
+def _doctor(args: list[str]) -> None:
+    argparse.ArgumentParser(
+        prog="fastsac doctor", description="Says what works on this machine."
+    ).parse_args(args)
+    from fastsac.doctor import print_report
+
+    print_report()
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "eval": _eval,
+    "tasks": _tasks,
+    "bench": _bench,
+    "doctor": _doctor,
+}

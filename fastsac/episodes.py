@@ -1,0 +1,34 @@
+"""Returns of the training episodes, summed on the device."""
+
+import torch
+
+
+class EpisodeReturns:
+    """Adds up rewards per world and averages the returns of whole episodes.
+
+    Args:
+        clocks: (B,) steps that each world's first episode is old; where it is not 0 that episode
+            was not seen from its beginning and does not count.
+    """
+
+    def __init__(self, clocks: torch.Tensor):
+        self._running = torch.zeros_like(clocks, dtype=torch.float32)
+        self._whole = clocks == 0
+        self._total = torch.zeros((), device=clocks.device)
+        self._count = torch.zeros((), device=clocks.device)
+
+    def add(self, reward: torch.Tensor, done: torch.Tensor, valid: torch.Tensor) -> None:
+        """Takes one step's reward (B,), episode ends (B,) and validity (B,)."""
+        self._running += reward
+        counts = done & self._whole & valid
+        self._total += (self._running * counts).sum()
+        self._count += counts.sum()
+        self._running.masked_fill_(done, 0)
+        self._whole |= done
+
+    def take_mean(self) -> float | None:
+        """Returns the mean since the last call, or None if no episode ended; waits for it."""
+        total, count = torch.stack([self._total, self._count]).tolist()
+        self._total.zero_()
+        self._count.zero_()
+        return total / count if count else None

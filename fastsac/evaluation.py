@@ -1,0 +1,124 @@
+"""Returns of a policy, in the real dm_control or in the native engine."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastsac import run_directory
+from fastsac.envs import make
+from fastsac.envs.registry import find
+from fastsac.envs.suite import load
+from fastsac.errors import CheckpointError, ConfigError
+from fastsac.policy import load_policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns of whole episodes.
+
+    Attributes:
+        backend: "dm_control" or "engine".
+        seed: of the initial states.
+        returns: one per episode, in the order they were run.
+    """
+
+    backend: str
+    seed: int
+    returns: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes (population)."""
+        return float(np.std(self.returns))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for programs."""
+        return {**dataclasses.asdict(self), "mean": self.mean, "std": self.std}
+
+
+def evaluate(
+    policy: Callable[[torch.Tensor], torch.Tensor],
+    task: str,
+    episodes: int,
+    seed: int,
+    backend: str = "dm_control",
+) -> Evaluation:
+    """Runs a policy for whole episodes.
+
+    Args:
+        policy: observations (B, obs_dim) float32 on the CPU -> actions (B, A) in [-1, 1].
+        task: the task's name.
+        episodes: how many.
+        seed: of the initial states; the same seed gives the same returns.
+        backend: "dm_control" steps dm_control's own environment, one episode after another;
+            "engine" steps the native engine, all episodes at once.
+    """
+    run = _in_dm_control if backend == "dm_control" else _in_engine
+    return Evaluation(backend, seed, tuple(run(policy, task, episodes, seed)))
+
+
+def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluation:
+    """Evaluates the checkpoint of a run.
+
+    Args:
+        path: a run directory or a checkpoint file.
+        episodes: how many, at least 1.
+        seed: of the initial states.
+        backend: "dm_control" or "engine".
+
+    Raises:
+        UserError: no usable checkpoint there, it is of another task than the run directory says,
+            or a number is out of range.
+    """
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, got {episodes}")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed must be in [0, 2**32), got {seed}")
+    policy = load_policy(path)
+    directory = Path(path) if Path(path).is_dir() else Path(path).parent
+    recorded = run_directory.recorded_task(directory)
+    if recorded not in (None, policy.task):
+        raise CheckpointError(
+            f"{path} has a checkpoint of {policy.task}, but {directory} is a run of {recorded}"
+        )
+    return evaluate(policy, policy.task, episodes, seed, backend)
+
+
+def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> list[float]:
+    env = load(find(task), seed)
+    spec = env.action_spec()
+    middle, half = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
+    returns = []
+    for _ in range(episodes):
+        step, total = env.reset(), 0.0
+        while not step.last():
+            flat = np.concatenate([np.ravel(x) for x in step.observation.values()])
+            action = policy(torch.from_numpy(flat.astype(np.float32))[None])[0].numpy()
+            step = env.step(middle + half * action)
+            total += float(step.reward)
+        returns.append(total)
+    return returns
+
+
+def _in_engine(policy: Any, task: str, episodes: int, seed: int) -> list[float]:
+    env = make(task, num_envs=episodes, engine="native", seed=seed)
+    try:
+        obs, _ = env.reset()
+        totals = torch.zeros(episodes, dtype=torch.float64)
+        running = torch.ones(episodes, dtype=torch.bool)
+        while running.any():
+            obs, reward, terminated, truncated, _ = env.step(policy(obs))
+            totals += reward * running
+            running &= ~(terminated | truncated)
+        return totals.tolist()
+    finally:
+        env.close()

@@ -1,0 +1,102 @@
+"""What a run reports: metrics.csv, TensorBoard, and one live line in the terminal."""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+COLUMNS = (
+    "step",
+    "updates",
+    "seconds",
+    "steps_per_second",
+    "updates_per_second",
+    "train_return",
+    "eval_return",
+    "eval_return_std",
+    "alpha",
+    "entropy",
+    "q",
+    "critic_loss",
+    "actor_loss",
+    "alpha_loss",
+    "invalid_transitions",
+)
+# A pipe gets a line this often, a terminal one line that is rewritten.
+_PLAIN_SECONDS = 30.0
+
+
+class MetricsWriter:
+    """Writes rows to metrics.csv and TensorBoard and shows the latest in the terminal.
+
+    Args:
+        directory: the run's.
+        total_steps: for the estimate of the time that is left.
+    """
+
+    def __init__(self, directory: Path, total_steps: int):
+        self._total_steps = total_steps
+        self._started = time.monotonic()
+        self._shown_at = -_PLAIN_SECONDS
+        self._last_eval = "-"
+        self._live = sys.stderr.isatty()
+        self._file = (directory / "metrics.csv").open("w", newline="")
+        self._csv = csv.DictWriter(self._file, COLUMNS)
+        self._csv.writeheader()
+        self._board = SummaryWriter(str(directory / "tensorboard"))
+
+    def seconds(self) -> float:
+        """Returns the seconds since the run began."""
+        return time.monotonic() - self._started
+
+    def write(self, row: dict[str, float]) -> None:
+        """Appends a row; columns that it lacks stay empty."""
+        row = {"seconds": round(self.seconds(), 2), **row}
+        self._csv.writerow(row)
+        self._file.flush()
+        for name in row.keys() - {"step"}:
+            self._board.add_scalar(name, row[name], int(row["step"]))
+        if "eval_return" in row:
+            self._last_eval = f"{row['eval_return']:.0f}"
+        self._show(row)
+
+    def say(self, sentence: str) -> None:
+        """Prints a sentence on a line of its own."""
+        print(f"{self._end_of_line()}{sentence}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        print(self._end_of_line(), end="", file=sys.stderr, flush=True)
+        self._file.close()
+        self._board.close()
+
+    def _end_of_line(self) -> str:
+        return "\r\x1b[K" if self._live else ""
+
+    def _show(self, row: dict[str, float]) -> None:
+        now = time.monotonic()
+        if "steps_per_second" not in row or (
+            not self._live and now - self._shown_at < _PLAIN_SECONDS
+        ):
+            return
+        self._shown_at = now
+        rate = row["steps_per_second"]
+        left = (self._total_steps - row["step"]) / rate if rate else 0.0
+        parts = [
+            f"step {row['step']:,}/{self._total_steps:,}",
+            f"{rate:,.0f} steps/s",
+            f"{row['updates_per_second']:,.0f} updates/s",
+            f"return {_number(row, 'train_return')}",
+            f"eval {self._last_eval}",
+            f"alpha {_number(row, 'alpha', '.3g')}",
+            f"ETA {int(left) // 60}:{int(left) % 60:02d}",
+        ]
+        line = " | ".join(parts)
+        print(self._end_of_line() + line, end="" if self._live else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def _number(row: dict[str, float], name: str, form: str = ".0f") -> str:
+    return format(row[name], form) if name in row else "-"

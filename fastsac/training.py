@@ -1,0 +1,191 @@
+"""The training loop."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsac import checkpoint, run_directory
+from fastsac.config import TrainConfig
+from fastsac.envs import VectorEnv, make
+from fastsac.episodes import EpisodeReturns
+from fastsac.evaluation import Evaluation, evaluate
+from fastsac.metrics import MetricsWriter
+from fastsac.policy import Policy
+from fastsac.replay import ReplayBuffer
+from fastsac.sac import SAC
+
+# Evaluations draw other initial states than training does.
+EVAL_SEED = 10_000
+# Files of a run besides its checkpoints: metrics and TensorBoard events.
+_METRICS_BYTES = 16_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a training run ends with.
+
+    Attributes:
+        run_dir: where everything is.
+        steps: environment steps done.
+        updates: gradient updates done.
+        seconds: wall-clock time of the training, without the final evaluation.
+        evaluation: the final one, in dm_control.
+    """
+
+    run_dir: Path
+    steps: int
+    updates: int
+    seconds: float
+    evaluation: Evaluation
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains a policy and returns its return in the real dm_control.
+
+    Raises:
+        UserError: the configuration cannot be run here; nothing was trained.
+    """
+    run = _Run(config)
+    try:
+        _train_loop(config, run)
+        return run.finish()
+    finally:
+        run.close()
+
+
+def _train_loop(config: TrainConfig, run: "_Run") -> None:
+    """Algorithm 1 of arXiv 1812.05905, with num_envs worlds."""
+    env, agent, replay = run.env, run.agent, run.replay
+    obs, info = env.reset(seed=config.seed, options={"spread_clocks": True})
+    episodes = EpisodeReturns(info["clocks"])
+    while run.steps < config.total_steps:
+        agent.observe(obs)
+        if run.steps < config.learning_starts:
+            action = run.random_action()
+        else:
+            action = agent.act(obs)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        valid = ~info["invalid"]
+        replay.add(obs, action, reward, terminated, info["final_obs"], weight=valid)
+        episodes.add(reward, terminated | truncated, valid)
+        run.invalid += info["invalid"].sum()
+        run.steps += config.num_envs
+        obs = next_obs
+        if run.steps >= config.learning_starts:
+            for _ in range(config.updates_per_vector_step):
+                run.losses = agent.update(replay.sample(config.batch_size))
+            run.updates += config.updates_per_vector_step
+        run.after_step(episodes)
+
+
+class _Run:
+    """Everything around the loop: what it holds, and what it does now and then."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.env: VectorEnv = make(
+            config.task, config.num_envs, config.engine, config.device, config.seed
+        )
+        obs_dim, action_dim, device = self.env.obs_dim, self.env.action_dim, self.env.device
+        self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
+        self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed)
+        self.steps = self.updates = 0
+        self.invalid = torch.zeros((), dtype=torch.int64, device=device)
+        self.losses: dict[str, torch.Tensor] = {}
+        self._random = torch.Generator(device).manual_seed(config.seed)
+        self._logged = (0, 0, time.monotonic())
+        self.directory = run_directory.create(config)
+        weights = sum(p.numel() * 4 for p in (self.agent.actor_flat, self.agent.critics_flat))
+        # Weights, targets and Adam's moments, twice: the old checkpoint and the new one.
+        checkpoint.require_disk(self.directory, 8 * weights + _METRICS_BYTES)
+        self.metrics = MetricsWriter(self.directory, config.total_steps)
+        self.metrics.say(
+            f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
+            f"learner on {device}, run in {self.directory}"
+        )
+
+    def random_action(self) -> torch.Tensor:
+        """Returns uniform actions (B, A) in [-1, 1)."""
+        shape = (self.config.num_envs, self.env.action_dim)
+        uniform = torch.rand(shape, device=self.env.device, generator=self._random)
+        return uniform * 2 - 1
+
+    def after_step(self, episodes: EpisodeReturns) -> None:
+        """Logs, evaluates and saves when it is time to."""
+        if time.monotonic() - self._logged[2] >= self.config.log_seconds:
+            self._log(episodes)
+        if self._due(self.config.eval_every):
+            config = self.config
+            result = self._evaluate(config.eval_episodes, config.eval_backend)
+            self.metrics.write(self._eval_row(result))
+        if self._due(self.config.checkpoint_every):
+            self._save()
+
+    def finish(self) -> TrainResult:
+        """Saves, evaluates in dm_control and reports."""
+        seconds = self.metrics.seconds()
+        path = self._save()
+        result = self._evaluate(self.config.final_eval_episodes, "dm_control")
+        self.metrics.write(self._eval_row(result))
+        self.metrics.say(
+            f"trained {self.steps:,} steps and {self.updates:,} updates in {seconds:.0f} s\n"
+            f"return in dm_control over {len(result.returns)} episodes: "
+            f"{result.mean:.1f} +- {result.std:.1f}\n"
+            f"checkpoint {path}\nagain: fastsac eval {self.directory}"
+        )
+        return TrainResult(self.directory, self.steps, self.updates, seconds, result)
+
+    def close(self) -> None:
+        """Closes files and threads."""
+        self.metrics.close()
+        self.env.close()
+
+    def _due(self, every: int) -> bool:
+        """Whether the last vector step crossed a multiple of ``every``."""
+        return self.steps // every > (self.steps - self.config.num_envs) // every
+
+    def _evaluate(self, episodes: int, backend: str) -> Evaluation:
+        policy = Policy(self.agent, self.config.task)
+        on_cpu = lambda obs: policy(obs).cpu()  # noqa: E731
+        return evaluate(on_cpu, self.config.task, episodes, EVAL_SEED, backend)
+
+    def _eval_row(self, result: Evaluation) -> dict[str, float]:
+        row = {"eval_return": result.mean, "eval_return_std": result.std}
+        return {"step": self.steps, "updates": self.updates} | row
+
+    def _log(self, episodes: EpisodeReturns) -> None:
+        steps, updates, then = self._logged
+        now = time.monotonic()
+        row: dict[str, float] = {
+            "step": self.steps,
+            "updates": self.updates,
+            "steps_per_second": (self.steps - steps) / (now - then),
+            "updates_per_second": (self.updates - updates) / (now - then),
+            "invalid_transitions": self.invalid.item(),
+        }
+        train_return = episodes.take_mean()
+        if train_return is not None:
+            row["train_return"] = train_return
+        row |= {name: value.item() for name, value in self.losses.items()}
+        self.metrics.write(row)
+        self._logged = (self.steps, self.updates, now)
+
+    def _save(self) -> Path:
+        path = self.directory / checkpoint.NAME
+        state: dict[str, Any] = {
+            "task": self.config.task,
+            "obs_dim": self.env.obs_dim,
+            "action_dim": self.env.action_dim,
+            "config": run_directory.to_json(self.config),
+            "agent": self.agent.state_dict(),
+            "counters": {"steps": self.steps, "updates": self.updates},
+            "rng": {"actions": self._random.get_state(), "replay": self.replay.state_dict()},
+        }
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            self.metrics.say(f"warning: {error}; training goes on with the last good checkpoint")
+        return path
