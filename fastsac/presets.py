@@ -7,26 +7,29 @@ from fastsac.config import SACConfig, TrainConfig
 from fastsac.errors import ConfigError
 
 # "seed" is the paper's setting, TrainConfig's own defaults.
+# "cpu" is for two cores: half an update per environment step, since updates cost 10 to 100 times
+# what the native engine's steps cost, and larger steps per update to make up for it. Measured on
+# cartpole_swingup (seed 0): return 846 in dm_control after 40k steps and 19k updates, where the
+# paper's learning rate, tau and initial temperature gave 453 after 120k steps and 30k updates.
 PRESETS: dict[str, dict[str, Any]] = {
     "seed": {},
     "cpu": {
         "num_envs": 16,
         "updates_per_step": 8,
-        "total_steps": 500_000,
-        "learning_starts": 5_000,
+        "total_steps": 600_000,
         "eval_every": 50_000,
-        "sac": SACConfig(hidden_sizes=(256, 256)),
+        "sac": SACConfig(learning_rate=1e-3, tau=0.01, initial_temperature=0.1),
     },
 }
 
 # Exceptions to a preset, by (preset, task).
 TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    # `make train` shows this one: over in three minutes.
     ("cpu", "cartpole_swingup"): {
-        "updates_per_step": 4,
-        "total_steps": 120_000,
+        "total_steps": 50_000,
         "learning_starts": 2_000,
-        "eval_every": 20_000,
-        "sac": SACConfig(hidden_sizes=(128, 128)),
+        "eval_every": 10_000,
+        "checkpoint_every": 10_000,
     },
 }
 
