@@ -12,8 +12,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
 
-from fastsac.envs.make import ENGINES, EngineUnavailable, make  # noqa: E402
-from fastsac.envs.registry import UnknownTask, tasks  # noqa: E402
+from fastsac.envs.factory import ENGINES, EngineUnavailable, make  # noqa: E402
+from fastsac.envs.registry import UnknownTask  # noqa: E402
 from fastsac.envs.vector_env import VectorEnv  # noqa: E402
 
-__all__ = ["ENGINES", "EngineUnavailable", "UnknownTask", "VectorEnv", "make", "tasks"]
+__all__ = ["ENGINES", "EngineUnavailable", "UnknownTask", "VectorEnv", "make"]

@@ -28,15 +28,19 @@ class Physics:
         return getattr(self._data, field)
 
     def body(self, name: str) -> "_Row":
+        """Rows of a body: xpos (3,), xmat (3, 3), subtree_com (3,) ..."""
         return _Row(self, "", self.model.body(name).id)
 
     def geom(self, name: str) -> "_Row":
+        """Rows of a geom: xpos (3,), xmat (3, 3)."""
         return _Row(self, "geom_", self.model.geom(name).id)
 
     def site(self, name: str) -> "_Row":
+        """Rows of a site: xpos (3,), xmat (3, 3)."""
         return _Row(self, "site_", self.model.site(name).id)
 
     def joint(self, name: str) -> "_Row":
+        """Slices of a joint: qpos and qvel, of its degrees of freedom."""
         joint = self.model.joint(name)
         width = {"qpos": _QPOS_WIDTH, "qvel": _DOF_WIDTH}
         kind = int(joint.type[0])
@@ -44,6 +48,7 @@ class Physics:
         return _Row(self, "", {f: slice(a, a + width[f][kind]) for f, a in rows.items()})
 
     def sensor(self, name: str) -> "_Row":
+        """The slice of a sensor: data (dim,)."""
         sensor = self.model.sensor(name)
         start, dim = int(sensor.adr[0]), int(sensor.dim[0])
         return _Row(self, "sensor", {"data": slice(start, start + dim)})

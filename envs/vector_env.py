@@ -6,10 +6,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from fastsac.envs.engines import Engine, Step
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-
-from fastsac.envs.engines import Engine, Step
 
 StepResult = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
 
@@ -76,7 +75,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._state = "ready"
         return self._to_device(obs), {"clocks": torch.from_numpy(clocks).to(self.device)}
 
-    def step(self, action: torch.Tensor) -> StepResult:  # type: ignore[override]
+    def step(self, action: torch.Tensor) -> StepResult:
         """Steps every world by one control step: ``send`` and ``recv`` in one."""
         self.send(action)
         return self.recv()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastsac.config import SACConfig, TrainConfig
-    from fastsac.envs import VectorEnv, make, tasks
+    from fastsac.envs import VectorEnv, make
+    from fastsac.envs.registry import tasks
     from fastsac.policy import Policy, load_policy
     from fastsac.replay import Batch, ReplayBuffer
     from fastsac.sac import SAC
@@ -29,7 +30,7 @@ _HOME = {
     "load_policy": "policy",
     "VectorEnv": "envs",
     "make": "envs",
-    "tasks": "envs",
+    "tasks": "envs.registry",
 }
 
 __all__ = [

@@ -1,7 +1,6 @@
 """Checkpoints: one file of tensors and plain values, written atomically."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +66,3 @@ def load(path: str | Path) -> dict[str, Any]:
         )
     return state
 
-
-def require_disk(directory: Path, needed: int) -> None:
-    """Refuses to start where the checkpoints will not fit.
-
-    Raises:
-        CheckpointError: with the bytes asked and the bytes free.
-    """
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise CheckpointError(
-            f"the run's files need about {needed / 1e6:.1f} MB in {directory} and "
-            f"{free / 1e6:.1f} MB of disk are free"
-        )

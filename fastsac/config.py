@@ -71,6 +71,20 @@ class SACConfig:
         )
 
 
+_LEAST = {
+    "seed": 0,
+    "num_envs": 1,
+    "total_steps": 1,
+    "learning_starts": 0,
+    "batch_size": 1,
+    "replay_capacity": 1,
+    "eval_every": 1,
+    "eval_episodes": 1,
+    "final_eval_episodes": 1,
+    "checkpoint_every": 1,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run; the defaults are the paper's setting with one world."""
@@ -115,10 +129,8 @@ class TrainConfig:
     """The algorithm."""
 
     def __post_init__(self) -> None:
-        positive = ("num_envs", "total_steps", "batch_size", "replay_capacity", "eval_every")
-        positive += ("eval_episodes", "final_eval_episodes", "checkpoint_every")
-        for flag in (*positive, "learning_starts", "seed"):
-            value, least = getattr(self, flag), int(flag in positive)
+        for flag, least in _LEAST.items():
+            value = getattr(self, flag)
             sentence = f"--{flag.replace('_', '-')} must be at least {least}, got {value}"
             _require(value >= least, sentence)
         _require(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}")

@@ -1,6 +1,5 @@
 """Named settings: defaults per preset, and what single tasks need otherwise."""
 
-import dataclasses
 from typing import Any
 
 from fastsac.config import SACConfig, TrainConfig
@@ -48,4 +47,4 @@ def preset_config(task: str, preset: str = "seed", **overrides: Any) -> TrainCon
     if preset not in PRESETS:
         raise ConfigError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
     fields = PRESETS[preset] | TASK_PRESETS.get((preset, task), {}) | overrides
-    return dataclasses.replace(TrainConfig(task=task), preset=preset, **fields)
+    return TrainConfig(**{"task": task, "preset": preset} | fields)

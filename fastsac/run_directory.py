@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import shutil
 from pathlib import Path
 
 from fastsac.config import TrainConfig
@@ -11,17 +12,29 @@ from fastsac.errors import RunError
 CONFIG = "config.json"
 
 
-def create(config: TrainConfig) -> Path:
+def create(config: TrainConfig, needed_bytes: int) -> Path:
     """Makes the run's directory and writes the resolved configuration into it.
 
+    Args:
+        config: the run's.
+        needed_bytes: of disk that the run's files will take.
+
     Raises:
-        RunError: the directory holds another run or other files, or cannot be made.
+        RunError: the directory holds another run or other files, cannot be made, or the disk has
+            no room; nothing was written.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(config.run_dir or f"runs/{config.task}-{stamp}")
     if path.is_dir() and any(path.iterdir()):
         what = "another run" if (path / CONFIG).exists() else "other files"
         raise RunError(f"{path} holds {what}; choose another --run-dir")
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if needed_bytes > free:
+        raise RunError(
+            f"the run's files need about {needed_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB of "
+            f"disk are free at {existing}"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG).write_text(to_json(config) + "\n")

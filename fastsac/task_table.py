@@ -1,7 +1,6 @@
 """What ``fastsac tasks`` prints."""
 
-from fastsac.envs import tasks
-from fastsac.envs.registry import find
+from fastsac.envs.registry import find, tasks
 from fastsac.envs.suite import load, load_suite
 
 

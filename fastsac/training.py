@@ -11,6 +11,7 @@ from fastsac import checkpoint, run_directory
 from fastsac.config import TrainConfig
 from fastsac.envs import VectorEnv, make
 from fastsac.episodes import EpisodeReturns
+from fastsac.errors import CheckpointError
 from fastsac.evaluation import Evaluation, evaluate
 from fastsac.metrics import MetricsWriter
 from fastsac.policy import Policy
@@ -97,10 +98,10 @@ class _Run:
         self.losses: dict[str, torch.Tensor] = {}
         self._random = torch.Generator(device).manual_seed(config.seed)
         self._logged = (0, 0, time.monotonic())
-        self.directory = run_directory.create(config)
         weights = sum(p.numel() * 4 for p in (self.agent.actor_flat, self.agent.critics_flat))
         # Weights, targets and Adam's moments, twice: the old checkpoint and the new one.
-        checkpoint.require_disk(self.directory, 8 * weights + _METRICS_BYTES)
+        self.directory = run_directory.create(config, 8 * weights + _METRICS_BYTES)
+        self._save(required=True)  # a disk that takes no checkpoint is found out now
         self.metrics = MetricsWriter(self.directory, config.total_steps)
         self.metrics.say(
             f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
@@ -127,7 +128,7 @@ class _Run:
     def finish(self) -> TrainResult:
         """Saves, evaluates in dm_control and reports."""
         seconds = self.metrics.seconds()
-        path = self._save()
+        path = self._save(required=True)
         result = self._evaluate(self.config.final_eval_episodes, "dm_control")
         self.metrics.write(self._eval_row(result))
         self.metrics.say(
@@ -173,7 +174,7 @@ class _Run:
         self.metrics.write(row)
         self._logged = (self.steps, self.updates, now)
 
-    def _save(self) -> Path:
+    def _save(self, required: bool = False) -> Path:
         path = self.directory / checkpoint.NAME
         state: dict[str, Any] = {
             "task": self.config.task,
@@ -187,5 +188,7 @@ class _Run:
         try:
             checkpoint.save(path, state)
         except OSError as error:
+            if required:
+                raise CheckpointError(str(error)) from error
             self.metrics.say(f"warning: {error}; training goes on with the last good checkpoint")
         return path

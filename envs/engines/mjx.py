@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import torch
-from mujoco import mjx
-
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.initial_states import CHUNK, InitialStates
 from fastsac.envs.outcome import observation, outcome
 from fastsac.envs.suite import Suite
+from mujoco import mjx
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
 # spread episode clocks one world in a thousand ends per step.
@@ -54,10 +53,10 @@ class MjxEngine:
     def __init__(self, suite: Suite, num_envs: int):
         self.suite = suite
         self._num_envs = num_envs
-        self._model = mjx.put_model(_edited(suite.model))
-        platform = jax.devices()[0].platform
-        self.device = torch.device("cuda" if platform == "gpu" else "cpu")
+        self._jax_device = jax.devices()[0]
+        self.device = torch.device("cuda" if self._jax_device.platform == "gpu" else "cpu")
         self._dtype = jnp.zeros(()).dtype
+        self._model = mjx.put_model(_edited(suite.model, single=self._dtype == jnp.float32))
         # Twice the worlds and a bit: a world never starts from the same row twice in a row.
         self._pool_rows = -(-(2 * num_envs + 1) // CHUNK) * CHUNK
         self._source: InitialStates | None = None
@@ -131,7 +130,9 @@ class MjxEngine:
         self._steps_until_renewal = self._renewal_interval
 
     def _cast(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return {k: jnp.asarray(v, self._dtype) for k, v in rows.items()}
+        # Committed to the device, as the actions that come through DLPack are: a step that saw the
+        # one and then the other would be looked up twice in jit's cache.
+        return {k: jax.device_put(v.astype(self._dtype), self._jax_device) for k, v in rows.items()}
 
     # One world, traced.
 
@@ -215,11 +216,11 @@ class MjxEngine:
         return worlds, obs
 
 
-def _edited(model: mujoco.MjModel) -> mujoco.MjModel:
-    """Returns a copy of dm_control's model with the edits that MJX and float32 need."""
+def _edited(model: mujoco.MjModel, single: bool) -> mujoco.MjModel:
+    """Returns a copy of dm_control's model with the edits that MJX, and float32, need."""
     model = copy.copy(model)
     model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
-    if not jax.config.jax_enable_x64:
+    if single:
         model.opt.iterations = 20
         model.opt.ls_iterations = 8
         model.opt.tolerance = 1e-6

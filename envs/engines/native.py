@@ -17,7 +17,6 @@ import jax
 import mujoco
 import numpy as np
 import torch
-
 from fastsac.envs.dlpack import to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.initial_states import InitialStates, Rows
@@ -25,7 +24,8 @@ from fastsac.envs.outcome import observation, outcome
 from fastsac.envs.suite import Suite
 
 _DIVERGED = [
-    int(getattr(mujoco.mjtWarning, f"mjWARN_{kind}")) for kind in ("BADQPOS", "BADQVEL", "BADQACC")
+    int(getattr(mujoco.mjtWarning, f"mjWARN_{kind}"))
+    for kind in ("BADCTRL", "BADQPOS", "BADQVEL", "BADQACC")
 ]
 # Below this many microseconds a call, handing the interpreter's lock between threads costs more
 # than the second core brings (2 cores, 64 worlds: reacher 1.4 us 0.6x, cheetah 3.3 us 0.9x,

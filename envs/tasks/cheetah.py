@@ -1,7 +1,6 @@
 """Planar cheetah that runs. Port of dm_control.suite.cheetah."""
 
 import jax
-
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import Task, register
 from fastsac.envs.rewards import tolerance

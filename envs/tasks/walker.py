@@ -3,7 +3,6 @@
 from functools import partial
 
 import jax
-
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import Task, register
 from fastsac.envs.rewards import tolerance

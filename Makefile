@@ -1,0 +1,69 @@
+# make train    train on this machine's CPU; TASK=walker_walk, ARGS="--seed 1"
+# make test     the default tests; ARGS="tests/envs -x"
+PYTHON ?= python3
+# The machine with the GPU has torch, jax and pytest already and may have no network: no venv there.
+GPU_PYTHON ?= python3
+TASK ?= cartpole_swingup
+ARGS ?=
+
+VENV := .venv
+PIP_INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: train test test-all test-gpu lint types clean
+.NOTPARALLEL:
+
+train: $(VENV)/.train
+	$(VENV)/bin/fastsac train $(TASK) --preset cpu $(ARGS)
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+test-all: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -m "not gpu" $(ARGS)
+
+test-gpu:
+	$(GPU_PYTHON) -m pytest -m gpu $(ARGS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# kernels/, envs/ and bench/ are subpackages of fastsac by pyproject's package-dir, which mypy does
+# not follow: a tree of links shows it the package as it is installed.
+types: $(VENV)/.dev
+	rm -rf .types && mkdir -p .types/fastsac
+	cd .types/fastsac && ln -s ../../fastsac/* ../../kernels ../../envs ../../bench .
+	MYPYPATH=.types $(VENV)/bin/mypy -p fastsac
+
+clean:
+	rm -rf $(VENV) .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find fastsac kernels envs bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps: each larger install includes the smaller ones.
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/.created
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.created
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $(VENV)/.train $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/.train $(VENV)/.test $@
+
+# Debian's and Ubuntu's python3 has no ensurepip, and so no working venv, without python3-venv.
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "fastsac needs Python 3.11 or newer and found no $(PYTHON)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(None if sys.version_info >= (3, 11) \
+	  else "fastsac needs Python 3.11 or newer; $(PYTHON) is " + v + " (choose another with make PYTHON=python3.11).")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || ! command -v apt-get >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  echo "$(PYTHON) cannot make virtual environments: installing the package python3-venv."; \
+	  $$sudo apt-get update -qq && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3-venv; } || true
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) has no ensurepip: install its package python3-venv, then run make again." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,133 @@
+"""Timing that can be compared: interleaved repetitions, medians, and rows that say where."""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("fastsac", "torch", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Attributes:
+        labels: what the case is, the columns of its row.
+        unit: what ``work`` counts.
+        open: a context that sets the case up and yields ``work``: a call of it does one
+            repetition, waits for the device, and returns how many units it did.
+    """
+
+    labels: dict[str, Any]
+    unit: str
+    open: Callable[[], Any]
+
+
+def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
+    """Times all cases side by side (A B A B ...), after one untimed repetition of each.
+
+    Yields:
+        A row a case: its labels, the median rate with quartiles, and the machine.
+    """
+    where = machine()
+    with ExitStack() as stack:
+        works = [stack.enter_context(case.open()) for case in cases]
+        for work in works:
+            work()
+        rates: list[list[float]] = [[] for _ in cases]
+        for _ in range(repetitions):
+            for work, sample in zip(works, rates, strict=True):
+                start = time.perf_counter()
+                count = work()
+                sample.append(count / (time.perf_counter() - start))
+    for case, sample in zip(cases, rates, strict=True):
+        low, median, high = np.quantile(sample, [0.25, 0.5, 0.75])
+        yield {
+            **case.labels,
+            "unit": f"{case.unit}/s",
+            "median": round(float(median), 1),
+            "quartiles": [round(float(low), 1), round(float(high), 1)],
+            "repetitions": repetitions,
+            **where,
+        }
+
+
+def machine() -> dict[str, Any]:
+    """Returns what a figure depends on besides the code: hardware, versions, commit, date."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main(args: list[str]) -> None:
+    """Runs ``fastsac bench``."""
+    from fastsac.bench import envs, learner
+
+    levels = {"envs": envs.cases, "learner": learner.cases}
+    parser = argparse.ArgumentParser(prog="fastsac bench", description="Measures this machine.")
+    parser.add_argument("levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(levels)}")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
+    parsed = parser.parse_args(args)
+    if unknown := set(parsed.levels) - set(levels):
+        parser.error(f"unknown level {sorted(unknown)[0]!r}; there are {', '.join(levels)}")
+    for level in parsed.levels or levels:
+        for row in run(levels[level](), repetitions=3 if parsed.quick else 15):
+            print(_line(level, row), flush=True)
+            if parsed.json:
+                with parsed.json.open("a") as file:
+                    file.write(json.dumps({"level": level, **row}) + "\n")
+
+
+@contextmanager
+def closing(work: Callable[[], int], close: Callable[[], None]) -> Iterator[Callable[[], int]]:
+    """Yields work and calls close at the end."""
+    try:
+        yield work
+    finally:
+        close()
+
+
+def _line(level: str, row: dict[str, Any]) -> str:
+    labels = [str(v) for v in list(row.values())[: list(row).index("unit")]]
+    low, high = row["quartiles"]
+    return (
+        f"{level:8} {' '.join(f'{label:>18}' for label in labels)} "
+        f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f})"
+    )
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str:
+    """The source tree's commit, "+" behind it where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,0 +1,50 @@
+"""The one tolerance table of the tests, and the settings of hypothesis."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# What is compared: (relative, absolute). Expected values are computed in float64.
+TOLERANCES: dict[str, tuple[float, float]] = {
+    # torch's softplus is the identity above 20, which is off by exp(-20) = 2e-9.
+    "float64": (1e-8, 1e-8),
+    # Weights after Adam, which divides by gradients that may themselves be roundings (1e-13).
+    "float64 weights": (1e-6, 1e-6),
+    # One fused operation in float32: a few roundings of 6e-8.
+    "float32": (1e-5, 1e-5),
+    # Losses and gradients in float32, through networks and means over a batch.
+    "float32 network": (2e-4, 1e-6),
+    # A mean and a variance in float32, after up to a thousand updates.
+    "running statistics": (1e-4, 1e-4),
+}
+
+# Small tensors: threads only wait for each other, 6 times slower on two busy cores.
+torch.set_num_threads(1)
+
+# The same examples in every run; no deadline, since CI machines stall.
+settings.register_profile("fastsac", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("fastsac")
+
+
+def _float64(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, np.float64)
+
+
+@pytest.fixture(scope="session")
+def close() -> Callable[..., None]:
+    """Returns close(actual, expected, kind): fails beyond the table's tolerance, and on NaN."""
+
+    def check(actual: Any, expected: Any, kind: str, what: str = "") -> None:
+        got, wanted = _float64(actual), _float64(expected)
+        assert got.shape == wanted.shape, f"{what}: shape {got.shape}, expected {wanted.shape}"
+        assert np.isfinite(wanted).all(), f"{what}: the expectation itself is not finite"
+        rtol, atol = TOLERANCES[kind]
+        np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol, equal_nan=False, err_msg=what)
+
+    return check

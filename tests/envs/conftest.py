@@ -1,0 +1,74 @@
+"""What the env tests share: a dm_control environment beside ours, from the same state."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from fastsac.envs.registry import find
+from fastsac.envs.suite import load
+
+import fastsac
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory):
+    """MJX steps of the same task and batch are compiled once for all tests."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+class DmControl:
+    """dm_control's own environment with flat observations."""
+
+    def __init__(self, task: str, seed: int):
+        self.task = find(task)
+        self.env = load(self.task, seed)
+        self.physics = self.env.physics
+        self.obs = self._flat(self.env.reset())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The state as VectorEnv.set_state takes it for one world."""
+        names = {k: self.physics.data for k in ("qpos", "qvel", "act")}
+        names |= {k: self.physics.model for k in self.task.randomised}
+        return {k: np.array(getattr(owner, k))[None] for k, owner in names.items()}
+
+    def step(self, action: np.ndarray):
+        """Returns flat observation, reward and the TimeStep."""
+        spec = self.env.action_spec()
+        low, high = spec.minimum, spec.maximum
+        step = self.env.step((high + low) / 2 + (high - low) / 2 * action.astype(np.float64))
+        return self._flat(step), step.reward, step
+
+    @staticmethod
+    def _flat(step) -> np.ndarray:
+        return np.concatenate([np.ravel(x) for x in step.observation.values()])
+
+
+@pytest.fixture
+def dm():
+    return DmControl
+
+
+@pytest.fixture
+def make():
+    """fastsac.make, closed at the end of the test."""
+    made = []
+
+    def build(*args, **kwargs):
+        made.append(fastsac.make(*args, **kwargs))
+        return made[-1]
+
+    yield build
+    for env in made:
+        env.close()
+
+
+@pytest.fixture
+def actions():
+    """Uniform actions (steps, B, A) float32 from a seed."""
+
+    def draw(env, steps: int, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(steps, env.num_envs, env.action_dim, generator=generator) * 2 - 1
+
+    return draw

@@ -1,0 +1,85 @@
+"""The pool: dm_control's own draws, fixed by the seed whatever the background thread does."""
+
+import time
+
+import numpy as np
+import pytest
+from fastsac.envs.initial_states import CHUNK, InitialStates
+from fastsac.envs.registry import find
+from fastsac.envs.suite import load, load_suite
+
+
+@pytest.fixture
+def pool():
+    made = []
+
+    def build(task, seed=0, start=0):
+        made.append(InitialStates(load_suite(find(task)), seed, start))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("task", ["reacher_hard", "cartpole_swingup", "walker_run"])
+def test_rows_are_dm_controls_own_draws(task, pool):
+    rows = pool(task, seed=7).take(CHUNK + 3)
+    env = load(find(task), seed=0)
+    expected = []
+    for chunk, count in ((0, CHUNK), (1, 3)):
+        env.task.random.seed(np.random.SeedSequence([7, chunk]).generate_state(8))
+        for _ in range(count):
+            env.reset()
+            expected.append(np.array(env.physics.data.qpos))
+            target = np.array(env.physics.model.geom_pos)
+    np.testing.assert_array_equal(rows["qpos"], expected)
+    if task == "reacher_hard":
+        np.testing.assert_array_equal(rows["geom_pos"][-1], target)
+
+
+@pytest.mark.parametrize("sizes", [[200], [1] * 200, [64, 64, 72], [3, 130, 67]])
+def test_sequence_does_not_depend_on_how_it_is_taken(sizes, pool):
+    whole = pool("reacher_hard", seed=1).take(200)
+    source = pool("reacher_hard", seed=1)
+    parts = [source.take(size) for size in sizes]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
+
+
+def test_sequence_does_not_depend_on_the_threads_timing(pool):
+    hurried, patient = pool("reacher_hard", seed=2), pool("reacher_hard", seed=2)
+    for _ in range(5):
+        time.sleep(0.05)
+        ours, theirs = hurried.take(50), patient.take(50)
+        np.testing.assert_array_equal(ours["qpos"], theirs["qpos"])
+
+
+@pytest.mark.parametrize("start", [1, CHUNK - 1, CHUNK, 3 * CHUNK + 5])
+def test_start_skips_rows(start, pool):
+    whole = pool("reacher_hard", seed=3).take(start + 10)
+    later = pool("reacher_hard", seed=3, start=start)
+    np.testing.assert_array_equal(later.take(10)["qpos"], whole["qpos"][start:])
+    assert later.taken == start + 10
+
+
+def test_no_row_is_drawn_twice_and_seeds_differ(pool):
+    rows = pool("reacher_hard", seed=4).take(4 * CHUNK)
+    assert np.unique(rows["qpos"], axis=0).shape[0] == 4 * CHUNK
+    # Joint angles and target are independent draws: one key used twice would tie them together.
+    target = find("reacher_hard").randomised[0]
+    angles = np.arctan2(*rows[target][:, 6, :2].T)
+    assert abs(np.corrcoef(angles, rows["qpos"][:, 0])[0, 1]) < 0.2
+    other = pool("reacher_hard", seed=5).take(CHUNK)
+    assert not np.isin(other["qpos"], rows["qpos"]).any()
+
+
+def test_a_failure_in_the_thread_reaches_the_caller(pool):
+    source = pool("reacher_hard", seed=0)
+
+    def broken(physics):
+        raise FloatingPointError("bad draw")
+
+    source._env.task.initialize_episode = broken
+    with pytest.raises(FloatingPointError, match="bad draw"):
+        source.take(2 * CHUNK)

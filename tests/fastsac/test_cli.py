@@ -1,0 +1,154 @@
+"""The command line: what users type, and one sentence with exit code 2 for what goes wrong."""
+
+import json
+import subprocess
+import sys
+
+import fastsac
+import pytest
+from fastsac.cli import main
+from fastsac.presets import preset_config
+
+TINY = ["--total-steps", "60", "--learning-starts", "30", "--batch-size", "8"]
+TINY += ["--hidden-sizes", "8", "8", "--final-eval-episodes", "1", "--num-envs", "2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The directory of a tiny trained run."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "cartpole_balance", "--run-dir", str(path), *TINY]) == 0
+    return path
+
+
+def test_train_then_eval(run, capsys):
+    assert main(["eval", str(run), "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "episode 0: " in out and "return in dm_control: " in out
+    assert main(["eval", str(run), "--episodes", "2", "--backend", "engine", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"backend", "seed", "returns", "mean", "std"}
+    assert figures["backend"] == "engine" and len(figures["returns"]) == 2
+    assert figures["mean"] == pytest.approx(sum(figures["returns"]) / 2)
+
+
+def test_flags_reach_the_saved_configuration(run):
+    config = json.loads((run / "config.json").read_text())
+    assert config["task"] == "cartpole_balance" and config["total_steps"] == 60
+    assert config["sac"]["hidden_sizes"] == [8, 8] and config["num_envs"] == 2
+
+
+def test_flags_win_over_the_preset(tmp_path):
+    path = tmp_path / "run"
+    flags = ["--preset", "cpu", "--tau", "0.5", "--temperature", "0.2", *TINY]
+    assert main(["train", "cartpole_balance", "--run-dir", str(path), *flags]) == 0
+    config = json.loads((path / "config.json").read_text())
+    assert config["sac"]["tau"] == 0.5 and config["sac"]["temperature"] == 0.2
+    assert config["sac"]["learning_rate"] == preset_config("x", "cpu").sac.learning_rate
+    assert config["preset"] == "cpu"
+
+
+BAD = {
+    "unknown command": (["fly"], "unknown command 'fly'"),
+    "no task": (["train"], "usage: fastsac train TASK"),
+    "flag before the task": (["train", "--seed", "1", "walker_run"], "usage: fastsac train TASK"),
+    "unknown task": (["train", "walker_rum"], "did you mean walker_run"),
+    "unknown flag": (["train", "walker_run", "--wings", "2"], "unknown argument '--wings'"),
+    "out of range": (["train", "walker_run", "--gamma", "1.5"], "--gamma must be in [0, 1)"),
+    "contradiction": (
+        ["train", "walker_run", "--temperature", "0.2", "--target-entropy", "-3"],
+        "--target-entropy contradicts --temperature",
+    ),
+    "too small a replay": (
+        ["train", "walker_run", "--num-envs", "64", "--replay-capacity", "10"],
+        "--replay-capacity 10 cannot hold",
+    ),
+    "too large a replay": (
+        ["train", "walker_run", "--replay-capacity", "9999999999999"],
+        "bytes) are free",
+    ),
+    "no cuda": (["train", "walker_run", "--device", "cuda"], "torch sees no CUDA device"),
+    "no run": (["eval", "nowhere"], "there is no checkpoint nowhere"),
+    "no episodes": (["eval", "nowhere", "--episodes", "0"], "--episodes must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("argv", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_path, monkeypatch):
+    import torch
+
+    if "cuda" in argv and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("fastsac: ") and words in lines[0], captured.err
+    assert not list(tmp_path.iterdir()), "bad input left files behind"
+
+
+def test_bad_types_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["train", "walker_run", "--num-envs", "many"])
+    assert error.value.code == 2
+    assert "--num-envs" in capsys.readouterr().err
+
+
+def test_a_run_directory_that_holds_another_run(run, capsys):
+    assert main(["train", "cartpole_balance", "--run-dir", str(run), *TINY]) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_damaged_and_foreign_checkpoints(run, capsys, tmp_path):
+    data = (run / "checkpoint.pt").read_bytes()
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(data[: len(data) // 2])
+    assert main(["eval", str(cut)]) == 2
+    assert "is truncated or not a fastsac checkpoint" in capsys.readouterr().err
+
+    foreign = tmp_path / "walker"
+    foreign.mkdir()
+    (foreign / "checkpoint.pt").write_bytes(data)
+    (foreign / "config.json").write_text('{"task": "walker_run"}')
+    assert main(["eval", str(foreign)]) == 2
+    assert "checkpoint of cartpole_balance, but" in capsys.readouterr().err
+
+
+def test_no_disk_space(tmp_path):
+    """A real limit on file sizes, in a process of its own."""
+    code = (
+        "import resource, sys; from fastsac.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["train", "cartpole_balance", "--run-dir", str(tmp_path / "run"), *TINY]
+    argv += ["--hidden-sizes", "64", "64"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and "could not write" in done.stderr
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_tasks_lists_every_task(capsys):
+    assert main(["tasks", "--deviations"]) == 0
+    out = capsys.readouterr().out
+    for name in fastsac.tasks():
+        assert f"{name} " in out
+    line = next(x for x in out.splitlines() if x.startswith("humanoid_walk "))
+    assert line.split()[1:5] == ["67", "21", "25.0", "ms"]
+    assert "float32 solver budget" in out
+
+
+def test_doctor_tries_the_engines(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "native      works on cpu" in out and "mujoco " in out
+
+
+def test_help_needs_no_heavy_import():
+    code = "import sys; from fastsac.cli import main; main([]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("False") and "train TASK" in done.stdout

@@ -1,0 +1,127 @@
+"""Whole runs, small: they repeat bit for bit, and what they leave behind can be used."""
+
+import csv
+import json
+
+import fastsac
+import numpy as np
+import pytest
+import torch
+from fastsac import checkpoint
+from fastsac.errors import RunError, UserError
+from fastsac.evaluation import evaluate, evaluate_run
+from fastsac.presets import preset_config
+from fastsac.training import EVAL_SEED
+
+SMALL = dict(
+    num_envs=3,
+    updates_per_step=2,
+    total_steps=600,
+    learning_starts=150,
+    batch_size=32,
+    replay_capacity=400,  # not a multiple of num_envs, and it wraps
+    eval_every=300,
+    eval_episodes=1,
+    final_eval_episodes=2,
+    checkpoint_every=300,
+    log_seconds=0.2,
+    sac=fastsac.SACConfig(hidden_sizes=(16, 16), normalize_obs=True),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of one configuration."""
+    folder = tmp_path_factory.mktemp("runs")
+    configs = [
+        preset_config("cartpole_balance", run_dir=str(folder / name), **SMALL) for name in "ab"
+    ]
+    return [fastsac.train(config) for config in configs]
+
+
+def test_counts_and_files(runs):
+    result = runs[0]
+    assert result.steps == 600
+    # 50 vector steps of 3 worlds are random; updates follow the last of them and all later ones.
+    assert result.updates == (200 - 49) * 2
+    assert len(result.evaluation.returns) == 2 and result.evaluation.backend == "dm_control"
+    names = {p.name for p in result.run_dir.iterdir()}
+    assert names == {"config.json", "metrics.csv", "checkpoint.pt", "tensorboard"}
+    assert any((result.run_dir / "tensorboard").iterdir())
+    rows = list(csv.DictReader((result.run_dir / "metrics.csv").open()))
+    evaluated = [r for r in rows if r["eval_return"]]
+    assert [int(r["step"]) for r in evaluated] == [300, 600, 600]
+    assert float(evaluated[-1]["eval_return"]) == pytest.approx(result.evaluation.mean)
+    config = json.loads((result.run_dir / "config.json").read_text())
+    assert config["sac"]["hidden_sizes"] == [16, 16] and config["num_envs"] == 3
+
+
+def test_a_repeated_run_is_bit_identical(runs):
+    first, second = (checkpoint.load(r.run_dir) for r in runs)
+    flat_first, flat_second = _flat(first["agent"]), _flat(second["agent"])
+    assert flat_first.keys() == flat_second.keys() and len(flat_first) > 20
+    for name, value in flat_first.items():
+        assert torch.equal(value, flat_second[name]), name
+    assert runs[0].evaluation.returns == runs[1].evaluation.returns
+
+
+def test_another_seed_is_another_run(runs, tmp_path):
+    config = preset_config("cartpole_balance", run_dir=str(tmp_path / "c"), **SMALL | {"seed": 1})
+    other = checkpoint.load(fastsac.train(config).run_dir)
+    mine = checkpoint.load(runs[0].run_dir)
+    weight = "layers.0.weight"
+    assert not torch.equal(
+        _flat(other["agent"])[f"actor.mlp.{weight}"], _flat(mine["agent"])[f"actor.mlp.{weight}"]
+    )
+
+
+def test_eval_reproduces_the_final_return(runs):
+    again = evaluate_run(str(runs[0].run_dir), 2, EVAL_SEED, "dm_control")
+    assert again.returns == runs[0].evaluation.returns
+
+
+def test_engine_and_dm_control_agree_on_a_return(runs):
+    # Other initial states, so only the mean is comparable: a constant action on cartpole_balance.
+    policy = lambda obs: torch.zeros(obs.shape[0], 1)  # noqa: E731
+    returns = {
+        backend: evaluate(policy, "cartpole_balance", 6, 0, backend)
+        for backend in ("dm_control", "engine")
+    }
+    assert abs(returns["dm_control"].mean - returns["engine"].mean) < 60
+    assert all(0 < r < 1000 for one in returns.values() for r in one.returns)
+
+
+def test_loaded_policy_is_the_agents_mode(runs):
+    policy = fastsac.load_policy(runs[0].run_dir / "checkpoint.pt")
+    obs = np.random.default_rng(0).normal(size=(4, policy.obs_dim)).astype(np.float32)
+    action = policy(obs)
+    assert isinstance(action, np.ndarray) and action.shape == (4, 1)
+    assert (np.abs(action) <= 1).all()
+    np.testing.assert_array_equal(policy(torch.from_numpy(obs)).numpy(), action)
+
+
+def test_a_directory_with_a_run_is_refused_and_kept(runs):
+    before = (runs[0].run_dir / "config.json").read_bytes()
+    config = preset_config("cheetah_run", run_dir=str(runs[0].run_dir))
+    with pytest.raises(RunError, match="another run"):
+        fastsac.train(config)
+    assert (runs[0].run_dir / "config.json").read_bytes() == before
+
+
+def test_a_replay_that_cannot_fit_leaves_nothing_behind(tmp_path):
+    run_dir = tmp_path / "big"
+    config = preset_config("cheetah_run", run_dir=str(run_dir), replay_capacity=10**12)
+    with pytest.raises(UserError, match="--replay-capacity 1000000000000 asks for .* are free"):
+        fastsac.train(config)
+    assert not run_dir.exists()
+
+
+def _flat(tree, prefix=""):
+    """Returns every tensor in nested dicts and lists by its dotted name."""
+    if isinstance(tree, torch.Tensor):
+        return {prefix: tree}
+    if not isinstance(tree, dict | list):
+        return {}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    named = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in items]
+    return {name: tensor for part in named for name, tensor in part.items()}

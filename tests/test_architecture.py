@@ -1,0 +1,175 @@
+"""The house rules that a machine can check (design.md, style.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("fastsac", "kernels", "envs", "bench")
+FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
+KERNELS = sorted(f for f in (ROOT / "kernels").glob("*.py") if f.name != "__init__.py")
+MAX_LINES = 400
+
+
+def name(file):
+    return str(file.relative_to(ROOT))
+
+
+def each(files):
+    return pytest.mark.parametrize("file", files, ids=name)
+
+
+def tree(file):
+    return ast.parse(file.read_text(), name(file))
+
+
+def imported(file):
+    """Absolute names of the modules that a file imports, at its top or inside functions."""
+    found = set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(file)} has a relative import"
+            found.add(node.module)
+            # `from fastsac import envs` imports fastsac.envs.
+            if node.module == "fastsac":
+                found |= {f"fastsac.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(module, package):
+    return module == package or module.startswith(package + ".")
+
+
+def calls(file):
+    """Dotted names of what a file calls."""
+    return {ast.unparse(node.func) for node in ast.walk(tree(file)) if isinstance(node, ast.Call)}
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) > 30 and len(KERNELS) >= 2
+
+
+@each(sorted((ROOT / "kernels").rglob("*.py")))
+def test_kernels_know_torch_and_triton_only(file):
+    for module in imported(file):
+        top = module.split(".")[0]
+        assert (
+            top in ("torch", "triton")
+            or top in sys.stdlib_module_names
+            or within(module, "fastsac.kernels")
+        ), module
+
+
+@each(sorted((ROOT / "envs").rglob("*.py")))
+def test_envs_know_nothing_of_the_learner(file):
+    ours = {module for module in imported(file) if within(module, "fastsac")}
+    assert all(within(module, "fastsac.envs") for module in ours), ours
+
+
+@each(sorted((ROOT / "fastsac").rglob("*.py")))
+def test_the_product_does_not_need_bench_or_jax(file):
+    modules = imported(file)
+    if file.name != "cli.py":  # which starts `fastsac bench`
+        assert not [m for m in modules if within(m, "fastsac.bench")]
+    if file.name != "doctor.py":  # which reports jax's devices
+        assert not [m for m in modules if m.split(".")[0] in ("jax", "mujoco", "triton")]
+
+
+@each(sorted((ROOT / "envs" / "tasks").rglob("*.py")))
+def test_tasks_do_not_know_torch_or_engines(file):
+    modules = imported(file)
+    assert not [m for m in modules if within(m, "torch") or within(m, "fastsac.envs.engines")]
+
+
+@each([f for f in FILES if name(f) != "envs/dlpack.py"])
+def test_jax_and_torch_meet_in_one_file(file):
+    for node in ast.walk(tree(file)):
+        used = {ast.Attribute: "attr", ast.Name: "id"}.get(type(node))
+        assert not used or getattr(node, used) not in ("from_dlpack", "to_dlpack", "__dlpack__")
+    assert not [m for m in imported(file) if m.endswith(".dlpack") and not within(m, "fastsac")]
+
+
+def test_they_meet_there():
+    assert {"torch.from_dlpack", "jax.dlpack.from_dlpack"} <= calls(ROOT / "envs" / "dlpack.py")
+
+
+@each(FILES)
+def test_the_environment_is_set_in_one_place(file):
+    source = tree(file)
+    writes = [
+        ast.unparse(node)
+        for node in ast.walk(source)
+        if isinstance(node, ast.Subscript)
+        and not isinstance(node.ctx, ast.Load)
+        and ast.unparse(node.value) == "os.environ"
+    ]
+    writers = {"os.putenv", "os.environ.update", "os.environ.setdefault", "os.environ.pop"}
+    writes += calls(file) & writers
+    if name(file) == "envs/__init__.py":
+        assert writes == ["os.environ.setdefault"]  # the user's own values win
+    else:
+        assert not writes
+
+
+@each(FILES)
+def test_global_random_generators_are_left_alone(file):
+    forbidden = {"torch.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed"}
+    assert not calls(file) & forbidden
+
+
+@each(KERNELS)
+def test_every_kernel_has_a_reference_and_a_test(file):
+    functions = {n.name for n in tree(file).body if isinstance(n, ast.FunctionDef)}
+    assert "reference" in functions
+    test = ROOT / "tests" / "kernels" / f"test_{file.stem}.py"
+    assert test.is_file()
+    assert f"fastsac.kernels.{file.stem}" in imported(test), "the test does not use the reference"
+
+
+@each(FILES + TEST_FILES)
+def test_files_are_short_and_their_names_tell_their_content(file):
+    lines = len(file.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{lines} lines"
+    assert file.stem not in ("utils", "util", "common", "misc", "helpers", "tools")
+
+
+@each(FILES)
+def test_every_module_says_what_it_is(file):
+    assert ast.get_docstring(tree(file))
+
+
+def modules_after(code):
+    """Top-level modules loaded by a fresh interpreter that ran code."""
+    code += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_importing_fastsac_imports_neither_jax_nor_torch():
+    heavy = {"jax", "torch", "mujoco", "dm_control", "numpy", "tyro"}
+    assert not modules_after("import fastsac; fastsac.__version__; dir(fastsac)") & heavy
+
+
+def test_the_learner_alone_imports_no_jax():
+    code = "import fastsac\n" + "\n".join(
+        f"fastsac.{name}"
+        for name in ("SAC", "SACConfig", "TrainConfig", "ReplayBuffer", "Batch", "Policy")
+    )
+    loaded = modules_after(code + "\nfastsac.load_policy")
+    assert "torch" in loaded and not loaded & {"jax", "mujoco", "dm_control"}
+
+
+def test_every_public_name_is_there():
+    import fastsac
+
+    for public in fastsac.__all__:
+        assert getattr(fastsac, public) is not None and public in dir(fastsac)
+    with pytest.raises(AttributeError, match="'no_such_name'"):
+        fastsac.no_such_name  # noqa: B018
