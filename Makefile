@@ -52,18 +52,20 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/.train $(VENV)/.test $@
 
-# Debian's and Ubuntu's python3 has no ensurepip, and so no working venv, without python3-venv.
+# Python 3.13: dm_control needs labmaze, whose newest version (1.0.6) has wheels up to 3.12 and builds
+# with Bazel otherwise. Debian's and Ubuntu's python3 makes no virtual environments without the
+# package python3-venv.
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "fastsac needs Python 3.11 or newer and found no $(PYTHON)." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(None if sys.version_info >= (3, 11) \
-	  else "fastsac needs Python 3.11 or newer; $(PYTHON) is " + v + " (choose another with make PYTHON=python3.11).")'
+	  echo "fastsac needs Python 3.11 or 3.12 and found no $(PYTHON)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+	  "fastsac needs Python 3.11 or 3.12 and $(PYTHON) is %d.%d; name another one like this: make PYTHON=python3.12" % v)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || ! command -v apt-get >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
-	  echo "$(PYTHON) cannot make virtual environments: installing the package python3-venv."; \
-	  $$sudo apt-get update -qq && \
-	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3-venv; } || true
+	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; command -v sudo >/dev/null || exit 0; fi; \
+	  echo "$(PYTHON) makes no virtual environments yet: installing the package python3-venv."; \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends python3-venv; } || true
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
-	  echo "$(PYTHON) has no ensurepip: install its package python3-venv, then run make again." >&2; exit 1; }
+	  echo "$(PYTHON) makes no virtual environments: install the package python3-venv." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@

@@ -1,6 +1,8 @@
 """Checkpoints: one file of tensors and plain values, written atomically."""
 
+import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or the directory is not writable; the old file is intact.
     """
+    # Through memory, since torch.save reports a full disk without its reason.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"could not write {path}: {error}") from error
+        raise OSError(f"could not write {path}: {error.strerror}") from error
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -55,6 +60,10 @@ def load(path: str | Path) -> dict[str, Any]:
         where = f"{path} holds no {NAME}" if path.is_dir() else f"there is no checkpoint {path}"
         raise CheckpointError(where)
     try:
+        # torch does not look at the archive's checksums: a flipped bit would be another policy.
+        with zipfile.ZipFile(file) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{file} is truncated or not a fastsac checkpoint") from error
@@ -65,4 +74,3 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{file} has checkpoint format {state['format']}, this version reads {FORMAT}"
         )
     return state
-

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fastsac.errors import ConfigError, UserError
 
@@ -17,6 +18,7 @@ Soft Actor-Critic on the DeepMind Control Suite.
 commands:
   train TASK   train a policy, e.g. fastsac train cartpole_swingup --preset cpu
   eval RUN     returns of a trained policy in the real dm_control
+  plot RUN...  learning curves as a picture
   tasks        the tasks, with their sizes and engines
   bench LEVEL  measure this machine: envs or learner
   doctor       what works on this machine, and what to install for the rest
@@ -112,6 +114,16 @@ def _eval(args: list[str]) -> None:
     print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
 
 
+def _plot(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="fastsac plot", description="Draws learning curves.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
+    parsed = parser.parse_args(args)
+    from fastsac.plot import plot_runs
+
+    plot_runs(parsed.runs, parsed.output)
+
+
 def _tasks(args: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="fastsac tasks", description="Lists the tasks.")
     parser.add_argument("--deviations", action="store_true", help="what MJX does otherwise")
@@ -139,6 +151,7 @@ def _doctor(args: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "eval": _eval,
+    "plot": _plot,
     "tasks": _tasks,
     "bench": _bench,
     "doctor": _doctor,

@@ -9,7 +9,7 @@ import torch
 
 from fastsac import checkpoint
 from fastsac.config import SACConfig
-from fastsac.errors import CheckpointError
+from fastsac.errors import CheckpointError, ConfigError
 from fastsac.sac import SAC
 
 ArrayT = TypeVar("ArrayT", torch.Tensor, np.ndarray)
@@ -57,6 +57,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
         config = SACConfig(**sac | {"hidden_sizes": tuple(sac["hidden_sizes"])})
         agent = SAC(state["obs_dim"], state["action_dim"], config, device)
         agent.load_state_dict(state["agent"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit its own configuration: {error}") from error
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit its own configuration: {reason}") from error
     return Policy(agent, state["task"])

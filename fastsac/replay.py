@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastsac.errors import ConfigError
+from fastsac.seeding import stream_seed
 
 
 class Batch(NamedTuple):
@@ -57,7 +58,7 @@ class ReplayBuffer:
         self.rows = torch.zeros(capacity, sum(self._widths), device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.size = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "replay"))
         self._added = 0
 
     def __len__(self) -> int:
@@ -87,7 +88,14 @@ class ReplayBuffer:
             ValueError: wrong shapes, or more rows than the capacity.
         """
         weight = torch.ones_like(reward) if weight is None else weight
-        columns = [obs, action, reward[:, None], terminated[:, None], next_obs, weight[:, None]]
+        columns = [
+            obs,
+            action,
+            reward[..., None],
+            terminated[..., None],
+            next_obs,
+            weight[..., None],
+        ]
         count = obs.shape[0]
         for name, column, width in zip(Batch._fields, columns, self._widths, strict=True):
             if tuple(column.shape) != (count, width):

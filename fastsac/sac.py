@@ -13,6 +13,7 @@ from fastsac.losses import critic_loss, policy_loss, soft_td_target, temperature
 from fastsac.networks import Actor, Critics, flatten_parameters, share_parameters
 from fastsac.normalizer import RunningNorm
 from fastsac.replay import Batch
+from fastsac.seeding import stream_seed
 
 
 class SAC:
@@ -37,7 +38,7 @@ class SAC:
         self.config = config
         self.device = torch.device(device)
         self.obs_dim, self.action_dim = obs_dim, action_dim
-        init = torch.Generator().manual_seed(seed)
+        init = torch.Generator().manual_seed(stream_seed(seed, "weights"))
         hidden = config.hidden_sizes
         self.actor = Actor(obs_dim, action_dim, hidden, init).to(self.device)
         critics = Critics(config.num_critics, obs_dim, action_dim, hidden, init)
@@ -63,7 +64,7 @@ class SAC:
         self.actor_optimizer = self._adam(self.actor_flat)
         self.critic_optimizer = self._adam(self.critics_flat)
         self.alpha_optimizer = self._adam(self.log_alpha) if learned else None
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "policy"))
 
     @property
     def alpha(self) -> torch.Tensor:
@@ -124,8 +125,10 @@ class SAC:
         """Restores what state_dict returned.
 
         Raises:
-            RuntimeError, ValueError, KeyError: the state belongs to another configuration.
+            RuntimeError, ValueError: the state belongs to another configuration.
         """
+        if different := state.keys() ^ self.state_dict().keys():
+            raise ValueError(f"the state of another configuration: {', '.join(sorted(different))}")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.log_alpha.data.copy_(state["log_alpha"])

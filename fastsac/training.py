@@ -17,6 +17,7 @@ from fastsac.metrics import MetricsWriter
 from fastsac.policy import Policy
 from fastsac.replay import ReplayBuffer
 from fastsac.sac import SAC
+from fastsac.seeding import stream_seed
 
 # Evaluations draw other initial states than training does.
 EVAL_SEED = 10_000
@@ -96,7 +97,7 @@ class _Run:
         self.steps = self.updates = 0
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)
         self.losses: dict[str, torch.Tensor] = {}
-        self._random = torch.Generator(device).manual_seed(config.seed)
+        self._random = torch.Generator(device).manual_seed(stream_seed(config.seed, "actions"))
         self._logged = (0, 0, time.monotonic())
         weights = sum(p.numel() * 4 for p in (self.agent.actor_flat, self.agent.critics_flat))
         # Weights, targets and Adam's moments, twice: the old checkpoint and the new one.

@@ -223,6 +223,7 @@ def test_code_in_a_checkpoint_is_not_run(form, tmp_path):
         assert victim.exists()
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_a_flipped_bit_never_changes_a_policy_silently(tmp_path):
     # A bit anywhere in the file, weights included: refused, or read as it was written.
     file = saved(tmp_path)

@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
-import fastsac
 import pytest
+
+import fastsac
 from fastsac.cli import main
 from fastsac.presets import preset_config
 

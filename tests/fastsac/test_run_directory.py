@@ -18,7 +18,9 @@ def test_the_whole_configuration_is_written(tmp_path):
     assert path == tmp_path / "a" / "b" and run_directory.recorded_task(path) == "toy_task"
     fields = json.loads((path / run_directory.CONFIG).read_text())
     sac = fields.pop("sac")
-    again = TrainConfig(**fields, sac=SACConfig(**sac | {"hidden_sizes": tuple(sac["hidden_sizes"])}))
+    again = TrainConfig(
+        **fields, sac=SACConfig(**sac | {"hidden_sizes": tuple(sac["hidden_sizes"])})
+    )
     assert again == run
 
 
@@ -29,7 +31,9 @@ def test_an_empty_directory_is_used_and_a_name_is_made_up(tmp_path, monkeypatch)
     assert path.parent.name == "runs" and path.name.startswith("toy_task-")
 
 
-@pytest.mark.parametrize("name, what", [(run_directory.CONFIG, "another run"), ("x", "other files")])
+@pytest.mark.parametrize(
+    "name, what", [(run_directory.CONFIG, "another run"), ("x", "other files")]
+)
 def test_a_directory_in_use_is_refused_and_left_alone(name, what, tmp_path):
     (tmp_path / name).write_text("mine")
     with pytest.raises(RunError, match=f"{what}; choose another --run-dir"):

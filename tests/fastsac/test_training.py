@@ -3,10 +3,11 @@
 import csv
 import json
 
-import fastsac
 import numpy as np
 import pytest
 import torch
+
+import fastsac
 from fastsac import checkpoint
 from fastsac.errors import RunError, UserError
 from fastsac.evaluation import evaluate, evaluate_run

@@ -1,0 +1,67 @@
+"""Learning curves of runs as a picture."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastsac.errors import RunError
+
+_AXES = {"step": "environment steps", "seconds": "seconds"}
+
+
+def plot_runs(runs: Sequence[str], output: Path) -> None:
+    """Draws the evaluation returns of runs against steps and against seconds.
+
+    Args:
+        runs: run directories.
+        output: the picture to write, .png, .svg or .pdf.
+
+    Raises:
+        RunError: a run without evaluations, matplotlib missing, or an unknown kind of picture.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
+    except ModuleNotFoundError as error:
+        raise RunError("plots need matplotlib: pip install 'fastsac[plot]'") from error
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        raise RunError(f"-o must end in .png, .svg or .pdf, got {output}")
+    curves = {run: _read(Path(run)) for run in runs}
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, len(_AXES), sharey=True)
+    for panel, (column, label) in zip(panels, _AXES.items(), strict=True):
+        for run, rows in curves.items():
+            x = [float(row[column]) for row in rows]
+            mean = [float(row["eval_return"]) for row in rows]
+            std = [float(row["eval_return_std"]) for row in rows]
+            (line,) = panel.plot(x, mean, marker=".", label=_label(Path(run)))
+            low = [m - s for m, s in zip(mean, std, strict=True)]
+            high = [m + s for m, s in zip(mean, std, strict=True)]
+            panel.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.set_ylim(0, 1000)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("return, mean and std over episodes")
+    panels[0].legend()
+    figure.savefig(output, dpi=120)
+
+
+def _read(run: Path) -> list[dict[str, str]]:
+    try:
+        with (run / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["eval_return"]]
+    except (OSError, KeyError) as error:
+        raise RunError(f"{run} holds no readable metrics.csv") from error
+    if not rows:
+        raise RunError(f"{run} has no evaluation yet")
+    return rows
+
+
+def _label(run: Path) -> str:
+    try:
+        config = json.loads((run / "config.json").read_text())
+        return f"{config['task']}, preset {config['preset']}, seed {config['seed']}"
+    except (OSError, ValueError, KeyError):
+        return run.name
