@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 16,
         "updates_per_step": 8,
         "total_steps": 600_000,
-        "eval_every": 50_000,
+        "eval_every": 20_000,
         "sac": SACConfig(learning_rate=1e-3, tau=0.01, initial_temperature=0.1),
     },
 }
