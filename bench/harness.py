@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from fastsac.errors import ConfigError
+
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("fastsac", "torch", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy")
 
@@ -92,7 +94,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parsed = parser.parse_args(args)
     if unknown := set(parsed.levels) - set(levels):
-        parser.error(f"unknown level {sorted(unknown)[0]!r}; there are {', '.join(levels)}")
+        raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {', '.join(levels)}")
     for level in parsed.levels or levels:
         for row in run(levels[level](), repetitions=3 if parsed.quick else 15):
             print(_line(level, row), flush=True)

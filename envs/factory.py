@@ -48,6 +48,8 @@ def make(
     if engine == "auto":
         gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
         engine = "mjx" if gpu else "native"
+    if engine == "mjx" and jax.devices()[0].platform == "gpu" and not torch.cuda.is_available():
+        raise EngineUnavailable("jax has a GPU here and torch has none; use --engine native")
     suite = load_suite(entry)
     built: Engine
     if engine == "native":
@@ -60,7 +62,7 @@ def make(
             built = MjxEngine(suite, num_envs)
         except NotImplementedError as error:
             raise EngineUnavailable(f"MJX cannot hold {task}: {error}; use native") from error
-    return VectorEnv(built, num_envs, target or built.device, seed)
+    return VectorEnv(built, num_envs, target or _checked_device(built.device), seed)
 
 
 def _checked_device(device: str | torch.device) -> torch.device:
@@ -72,4 +74,9 @@ def _checked_device(device: str | torch.device) -> torch.device:
         raise EngineUnavailable("torch sees no CUDA device here; use --device cpu")
     if checked.type not in ("cpu", "cuda"):
         raise EngineUnavailable(f"device must be cpu or cuda, got {device!r}")
-    return checked
+    if checked.type == "cpu":
+        return torch.device("cpu")
+    index = torch.cuda.current_device() if checked.index is None else checked.index
+    if index >= torch.cuda.device_count():
+        raise EngineUnavailable(f"torch sees {torch.cuda.device_count()} CUDA devices, no {device}")
+    return torch.device("cuda", index)

@@ -48,6 +48,10 @@ class InitialStates:
         self.taken += count
         return {k: np.concatenate([p[k] for p in parts]) for k in self.suite.initial_fields()}
 
+    def state_dict(self) -> dict[str, int]:
+        """Returns the arguments that continue this sequence: seed and start."""
+        return {"seed": self._seed, "start": self.taken}
+
     def close(self) -> None:
         """Ends the background thread."""
         self._worker.shutdown(wait=True, cancel_futures=True)

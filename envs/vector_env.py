@@ -12,6 +12,12 @@ from gymnasium.vector.utils import batch_space
 
 StepResult = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
 
+_WRONG_STATE = {
+    "new": "call reset() first",
+    "sent": "call recv() first: a step is under way",
+    "closed": "this env was closed",
+}
+
 
 class VectorEnv(gymnasium.vector.VectorEnv):
     """Steps num_envs worlds of one task at once; made by ``fastsac.make``.
@@ -35,7 +41,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.engine_name = engine.name
         self.suite = engine.suite
         self._seed = seed
-        self._state = "new"  # then "ready" and, between send and recv, "sent"
+        self._state = "new"  # then "ready" and, between send and recv, "sent"; at last "closed"
         self.obs_dim, self.action_dim = engine.obs_dim, engine.suite.action_dim
         self.max_episode_steps = engine.suite.max_episode_steps
         self.single_observation_space = gymnasium.spaces.Box(
@@ -64,6 +70,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; there is spread_clocks")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
             raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+        if self._state == "closed":
+            raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
             self.recv()
         self._seed = self._seed if seed is None else seed
@@ -92,8 +100,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             ValueError: wrong shape or device.
             RuntimeError: before reset, or twice without recv.
         """
-        if self._state != "ready":
-            raise RuntimeError("call reset() first" if self._state == "new" else "recv() is due")
+        self._require_ready()
         self._check_action(action)
         self.engine.send(action.detach().to(self.engine.device).contiguous())
         self._state = "sent"
@@ -106,6 +113,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         if self._state != "sent":
             raise RuntimeError("recv() needs a send() before it")
+        self._state = "new"  # if the step fails, the worlds must be reset
         step = Step(*map(self._to_device, self.engine.recv()))
         self._state = "ready"
         info = {
@@ -121,7 +129,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         float64 from the native engine, jax's default float type from MJX; copies. Episode clocks
         are not part of it.
         """
-        self._require_reset("get_state")
+        self._require_ready()
         return {k: self._to_device(v) for k, v in self.engine.get_state().items()}
 
     def set_state(self, state: Mapping[str, Any]) -> torch.Tensor:
@@ -137,7 +145,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         Raises:
             ValueError: an unknown field or a wrong shape.
         """
-        self._require_reset("set_state")
+        self._require_ready()
         shapes = {k: tuple(v.shape) for k, v in self.engine.get_state().items()}
         rows = {}
         for name, value in state.items():
@@ -151,16 +159,16 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the engine's threads; ``close`` calls it."""
+        self._state = "closed"
         self.engine.close()
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        # Towards the CPU a copy that does not block could be read before it is there.
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
-    def _require_reset(self, call: str) -> None:
-        if self._state == "new":
-            raise RuntimeError(f"call reset() before {call}()")
-        if self._state == "sent":
-            raise RuntimeError(f"call recv() before {call}()")
+    def _require_ready(self) -> None:
+        if self._state != "ready":
+            raise RuntimeError(_WRONG_STATE[self._state])
 
     def _check_action(self, action: torch.Tensor) -> None:
         if not isinstance(action, torch.Tensor) or action.dtype != torch.float32:
@@ -169,5 +177,5 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         expected = (self.num_envs, self.action_dim)
         if tuple(action.shape) != expected:
             raise ValueError(f"action must have shape {expected}, got {tuple(action.shape)}")
-        if action.device.type != self.device.type:
+        if action.device != self.device:
             raise ValueError(f"action must be on {self.device}, got {action.device}")

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from fastsac.errors import ConfigError, UserError
 
@@ -65,7 +66,7 @@ def _train(args: list[str]) -> None:
     import tyro
 
     from fastsac.config import TrainConfig
-    from fastsac.presets import PRESETS, preset_config
+    from fastsac.presets import preset_config
 
     asks_help = "-h" in args or "--help" in args
     if not args or args[0].startswith("-"):
@@ -73,8 +74,8 @@ def _train(args: list[str]) -> None:
             raise ConfigError("usage: fastsac train TASK [flags]; `fastsac tasks` lists the tasks")
         args = ["TASK", *args]
     task, *flags = args
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=sorted(PRESETS), default="seed")
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="seed")
     preset = first.parse_known_args(flags)[0].preset
     config, unknown = tyro.cli(
         TrainConfig,
@@ -92,9 +93,9 @@ def _train(args: list[str]) -> None:
 
 
 def _eval(args: list[str]) -> None:
-    from fastsac.training import EVAL_SEED
+    from fastsac.config import EVAL_SEED
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastsac eval", description="Prints mean, std and each return of a trained policy."
     )
     parser.add_argument("run", help="run directory or checkpoint file")
@@ -112,10 +113,12 @@ def _eval(args: list[str]) -> None:
     for i, value in enumerate(result.returns):
         print(f"episode {i}: {value:.1f}")
     print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
+    if result.diverged:
+        print(f"{result.diverged} episodes ended early because the physics diverged")
 
 
 def _plot(args: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="fastsac plot", description="Draws learning curves.")
+    parser = _Parser(prog="fastsac plot", description="Draws learning curves.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
     parsed = parser.parse_args(args)
@@ -125,7 +128,7 @@ def _plot(args: list[str]) -> None:
 
 
 def _tasks(args: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="fastsac tasks", description="Lists the tasks.")
+    parser = _Parser(prog="fastsac tasks", description="Lists the tasks.")
     parser.add_argument("--deviations", action="store_true", help="what MJX does otherwise")
     parsed = parser.parse_args(args)
     from fastsac.task_table import print_table
@@ -140,12 +143,18 @@ def _bench(args: list[str]) -> None:
 
 
 def _doctor(args: list[str]) -> None:
-    argparse.ArgumentParser(
-        prog="fastsac doctor", description="Says what works on this machine."
-    ).parse_args(args)
+    _Parser(prog="fastsac doctor", description="Says what works on this machine.").parse_args(args)
     from fastsac.doctor import print_report
 
     print_report()
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports an error as the sentence it is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage."""
+        raise ConfigError(f"{self.prog.removeprefix('fastsac ')}: {message}")
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {

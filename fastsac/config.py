@@ -8,6 +8,9 @@ import tyro
 
 from fastsac.errors import ConfigError
 
+# Evaluations draw other initial states than training does.
+EVAL_SEED = 10_000
+
 
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
@@ -122,7 +125,7 @@ class TrainConfig:
     checkpoint_every: int = 50_000
     """Environment steps between checkpoints."""
     log_seconds: float = 5.0
-    """Seconds between rows of metrics.csv; the only times the host waits for the device."""
+    """Seconds between rows of metrics.csv; reading the losses waits for the device."""
     run_dir: str | None = None
     """Where the run is written; None is runs/TASK-DATE-TIME."""
     sac: tyro.conf.OmitArgPrefixes[SACConfig] = SACConfig()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dm_control.rl.control import PhysicsError
 
 from fastsac import run_directory
 from fastsac.envs import make
@@ -24,11 +25,14 @@ class Evaluation:
         backend: "dm_control" or "engine".
         seed: of the initial states.
         returns: one per episode, in the order they were run.
+        diverged: episodes that ended early because the physics diverged; their returns are those
+            until then.
     """
 
     backend: str
     seed: int
     returns: tuple[float, ...]
+    diverged: int = 0
 
     @property
     def mean(self) -> float:
@@ -63,7 +67,8 @@ def evaluate(
             "engine" steps the native engine, all episodes at once.
     """
     run = _in_dm_control if backend == "dm_control" else _in_engine
-    return Evaluation(backend, seed, tuple(run(policy, task, episodes, seed)))
+    returns, diverged = run(policy, task, episodes, seed)
+    return Evaluation(backend, seed, tuple(returns), diverged)
 
 
 def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluation:
@@ -93,32 +98,38 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     return evaluate(policy, policy.task, episodes, seed, backend)
 
 
-def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> list[float]:
+def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[float], int]:
     env = load(find(task), seed)
     spec = env.action_spec()
     middle, half = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
-    returns = []
+    returns, diverged = [], 0
     for _ in range(episodes):
         step, total = env.reset(), 0.0
         while not step.last():
             flat = np.concatenate([np.ravel(x) for x in step.observation.values()])
             action = policy(torch.from_numpy(flat.astype(np.float32))[None])[0].numpy()
-            step = env.step(middle + half * action)
+            try:
+                step = env.step(middle + half * action)
+            except PhysicsError:
+                diverged += 1
+                break
             total += float(step.reward)
         returns.append(total)
-    return returns
+    return returns, diverged
 
 
-def _in_engine(policy: Any, task: str, episodes: int, seed: int) -> list[float]:
+def _in_engine(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[float], int]:
     env = make(task, num_envs=episodes, engine="native", seed=seed)
     try:
         obs, _ = env.reset()
         totals = torch.zeros(episodes, dtype=torch.float64)
         running = torch.ones(episodes, dtype=torch.bool)
+        diverged = 0
         while running.any():
-            obs, reward, terminated, truncated, _ = env.step(policy(obs))
+            obs, reward, terminated, truncated, info = env.step(policy(obs))
             totals += reward * running
+            diverged += int((info["invalid"] & running).sum())
             running &= ~(terminated | truncated)
-        return totals.tolist()
+        return totals.tolist(), diverged
     finally:
         env.close()

@@ -54,10 +54,13 @@ class MetricsWriter:
     def write(self, row: dict[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty."""
         row = {"seconds": round(self.seconds(), 2), **row}
-        self._csv.writerow(row)
-        self._file.flush()
-        for name in row.keys() - {"step"}:
-            self._board.add_scalar(name, row[name], int(row["step"]))
+        try:
+            self._csv.writerow(row)
+            self._file.flush()
+            for name in row.keys() - {"step"}:
+                self._board.add_scalar(name, row[name], int(row["step"]))
+        except OSError as error:  # a full disk costs the row, not the run
+            self.say(f"warning: metrics of step {row['step']} are lost: {error.strerror}")
         if "eval_return" in row:
             self._last_eval = f"{row['eval_return']:.0f}"
         self._show(row)
@@ -69,8 +72,11 @@ class MetricsWriter:
     def close(self) -> None:
         """Flushes and closes the files."""
         print(self._end_of_line(), end="", file=sys.stderr, flush=True)
-        self._file.close()
-        self._board.close()
+        for output in (self._file, self._board):
+            try:
+                output.close()
+            except OSError as error:
+                self.say(f"warning: the last metrics are lost: {error.strerror}")
 
     def _end_of_line(self) -> str:
         return "\r\x1b[K" if self._live else ""

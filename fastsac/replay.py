@@ -99,8 +99,11 @@ class ReplayBuffer:
         count = obs.shape[0]
         for name, column, width in zip(Batch._fields, columns, self._widths, strict=True):
             if tuple(column.shape) != (count, width):
-                shape = (count,) if width == 1 else (count, width)
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(column.shape)}")
+                got = tuple(column.shape)
+                if name not in ("obs", "action", "next_obs"):  # widened above
+                    width, got = 0, got[:-1]
+                shape = (count, width) if width else (count,)
+                raise ValueError(f"{name} must have shape {shape}, got {got}")
         if count > self.capacity:
             raise ValueError(f"{count} transitions do not fit a replay of {self.capacity}")
         index = (self.position + torch.arange(count, device=self.device)) % self.capacity
@@ -152,7 +155,11 @@ def require_memory(needed: int, device: torch.device, capacity: int) -> None:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable")
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:")) * 1024
+    group = Path("/sys/fs/cgroup")  # a container's limit
+    if (group / "memory.max").is_file() and (group / "memory.current").is_file():
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    return free

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -25,7 +26,7 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(config.run_dir or f"runs/{config.task}-{stamp}")
-    if path.is_dir() and any(path.iterdir()):
+    if config.run_dir and path.is_dir() and any(path.iterdir()):
         what = "another run" if (path / CONFIG).exists() else "other files"
         raise RunError(f"{path} holds {what}; choose another --run-dir")
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
@@ -36,11 +37,26 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
             f"disk are free at {existing}"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path = _make(path, numbered=config.run_dir is None)
         (path / CONFIG).write_text(to_json(config) + "\n")
     except OSError as error:
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror}") from error
     return path
+
+
+def _make(path: Path, numbered: bool) -> Path:
+    """Makes the directory; where its name is ours and taken, PATH-2, PATH-3 and so on."""
+    if not numbered:
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    for count in itertools.count(1):
+        candidate = path if count == 1 else path.with_name(f"{path.name}-{count}")
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
 
 
 def to_json(config: TrainConfig) -> str:

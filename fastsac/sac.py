@@ -119,10 +119,13 @@ class SAC:
         return state | {
             "log_alpha": self.log_alpha.detach().clone(),
             "generator": self.generator.get_state(),
+            "device": self.device.type,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what state_dict returned.
+        """Restores what state_dict returned, on whatever device that was.
+
+        On another kind of device the policy's noise starts a stream of its own.
 
         Raises:
             RuntimeError, ValueError: the state belongs to another configuration.
@@ -132,7 +135,11 @@ class SAC:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.log_alpha.data.copy_(state["log_alpha"])
-        self.generator.set_state(state["generator"])
+        if state["device"] == self.device.type:
+            self.generator.set_state(state["generator"])
+        for optimizer in (self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer):
+            for group in optimizer.param_groups if optimizer else ():
+                group["capturable"] = self.device.type == "cuda"
 
     def _parts(self) -> dict[str, Any]:
         parts = {

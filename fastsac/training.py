@@ -1,6 +1,7 @@
 """The training loop."""
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from fastsac import checkpoint, run_directory
-from fastsac.config import TrainConfig
+from fastsac.config import EVAL_SEED, TrainConfig
 from fastsac.envs import VectorEnv, make
 from fastsac.episodes import EpisodeReturns
 from fastsac.errors import CheckpointError
@@ -19,8 +20,6 @@ from fastsac.replay import ReplayBuffer
 from fastsac.sac import SAC
 from fastsac.seeding import stream_seed
 
-# Evaluations draw other initial states than training does.
-EVAL_SEED = 10_000
 # Files of a run besides its checkpoints: metrics and TensorBoard events.
 _METRICS_BYTES = 16_000_000
 
@@ -54,6 +53,9 @@ def train(config: TrainConfig) -> TrainResult:
     try:
         _train_loop(config, run)
         return run.finish()
+    except KeyboardInterrupt:
+        run.save_interrupted()
+        raise
     finally:
         run.close()
 
@@ -102,7 +104,11 @@ class _Run:
         weights = sum(p.numel() * 4 for p in (self.agent.actor_flat, self.agent.critics_flat))
         # Weights, targets and Adam's moments, twice: the old checkpoint and the new one.
         self.directory = run_directory.create(config, 8 * weights + _METRICS_BYTES)
-        self._save(required=True)  # a disk that takes no checkpoint is found out now
+        try:
+            self._save(required=True)  # a disk that takes no checkpoint is found out now
+        except CheckpointError:
+            shutil.rmtree(self.directory)
+            raise
         self.metrics = MetricsWriter(self.directory, config.total_steps)
         self.metrics.say(
             f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
@@ -117,8 +123,11 @@ class _Run:
 
     def after_step(self, episodes: EpisodeReturns) -> None:
         """Logs, evaluates and saves when it is time to."""
-        if time.monotonic() - self._logged[2] >= self.config.log_seconds:
+        finished = self.steps >= self.config.total_steps
+        if finished or time.monotonic() - self._logged[2] >= self.config.log_seconds:
             self._log(episodes)
+        if finished:  # finish() evaluates and saves
+            return
         if self._due(self.config.eval_every):
             config = self.config
             result = self._evaluate(config.eval_episodes, config.eval_backend)
@@ -139,6 +148,10 @@ class _Run:
             f"checkpoint {path}\nagain: fastsac eval {self.directory}"
         )
         return TrainResult(self.directory, self.steps, self.updates, seconds, result)
+
+    def save_interrupted(self) -> None:
+        """Saves what an interrupted run has learned, and says where."""
+        self.metrics.say(f"interrupted at step {self.steps:,}, checkpoint {self._save()}")
 
     def close(self) -> None:
         """Closes files and threads."""
@@ -184,7 +197,11 @@ class _Run:
             "config": run_directory.to_json(self.config),
             "agent": self.agent.state_dict(),
             "counters": {"steps": self.steps, "updates": self.updates},
-            "rng": {"actions": self._random.get_state(), "replay": self.replay.state_dict()},
+            "rng": {
+                "actions": self._random.get_state(),
+                "replay": self.replay.state_dict(),
+                "initial_states": self.env.engine.initial_states(),
+            },
         }
         try:
             checkpoint.save(path, state)

@@ -50,5 +50,8 @@ class Engine(Protocol):
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """Replaces these fields in all worlds, refreshes all else, and returns obs."""
 
+    def initial_states(self) -> dict[str, int]:
+        """Returns the seed of the initial states and how many were taken."""
+
     def close(self) -> None:
         """Ends the engine's threads."""

@@ -2,11 +2,11 @@
 
 A control step runs MJX's public stages in dm_control's order (step2, then step1), so that what a
 task reads belongs to the new state; ``mjx.step`` would leave it one substep behind. Observation,
-reward, time limit, NaN guard and auto-reset are part of the same compiled call, and nothing in it
-waits for the host.
+reward, time limit, NaN guard and auto-reset are part of the same compiled call.
 """
 
 import copy
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,8 +57,10 @@ class MjxEngine:
         self.device = torch.device("cuda" if self._jax_device.platform == "gpu" else "cpu")
         self._dtype = jnp.zeros(()).dtype
         self._model = mjx.put_model(_edited(suite.model, single=self._dtype == jnp.float32))
-        # Twice the worlds and a bit: a world never starts from the same row twice in a row.
-        self._pool_rows = -(-(2 * num_envs + 1) // CHUNK) * CHUNK
+        # Room for all worlds to reset at once before the rows they used last are renewed, so that
+        # no row is used twice.
+        self._pool_rows = (math.ceil(2 * num_envs / CHUNK) + 1) * CHUNK
+        self._slab = 0
         self._source: InitialStates | None = None
         self._worlds: _Worlds | None = None
         self._steps_until_renewal = 0
@@ -83,7 +85,8 @@ class MjxEngine:
 
     def send(self, action: torch.Tensor) -> None:
         """See Engine.send."""
-        self._worlds, self._pending = self._step(self._worlds, to_jax(action))
+        # A copy: the caller may write to its tensor while the step still runs.
+        self._worlds, self._pending = self._step(self._worlds, to_jax(action.clone()))
         self._steps_until_renewal -= 1
         if self._steps_until_renewal == 0:
             self._renew_pool()
@@ -91,6 +94,10 @@ class MjxEngine:
     def recv(self) -> Step:
         """See Engine.recv."""
         return Step(*map(to_torch, self._pending))
+
+    def initial_states(self) -> dict[str, int]:
+        """See Engine.initial_states."""
+        return self._source.state_dict() if self._source else {}
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; in jax's default float type."""
@@ -122,11 +129,13 @@ class MjxEngine:
         return max(1, CHUNK * self.suite.max_episode_steps // self._num_envs)
 
     def _renew_pool(self) -> None:
+        """Overwrites the oldest rows; more than one chunk where a step uses more than one."""
         assert self._source and self._worlds
-        rows = self._cast(self._source.take(CHUNK))
-        pool = self._renew(self._worlds.pool, rows, self._slab * CHUNK)
+        pool = self._worlds.pool
+        for _ in range(math.ceil(self._num_envs / self.suite.max_episode_steps / CHUNK)):
+            pool = self._renew(pool, self._cast(self._source.take(CHUNK)), self._slab * CHUNK)
+            self._slab = (self._slab + 1) % (self._pool_rows // CHUNK)
         self._worlds = self._worlds._replace(pool=pool)
-        self._slab = (self._slab + 1) % (self._pool_rows // CHUNK)
         self._steps_until_renewal = self._renewal_interval
 
     def _cast(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ evaluated in float64 on arrays gathered from the worlds.
 import copy
 import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -94,10 +94,11 @@ class NativeEngine:
 
     def recv(self) -> Step:
         """See Engine.recv."""
-        for future in self._pending:
+        pending, self._pending = self._pending, []
+        wait(pending)
+        for future in pending:
             future.result()
-        with jax.enable_x64(True):
-            obs, reward, terminated, valid = map(to_torch, self._outcome(self._fields.gather()))
+        obs, reward, terminated, valid = map(to_torch, self._outcome(self._fields.gather()))
         warned = np.stack(self._warnings)[:, _DIVERGED].any(axis=1)
         invalid = ~valid | torch.from_numpy(warned)
         if warned.any():  # the state is MuJoCo's reset one, finite but not the step's result
@@ -114,6 +115,10 @@ class NativeEngine:
             truncated=truncated,
             invalid=invalid,
         )
+
+    def initial_states(self) -> dict[str, int]:
+        """See Engine.initial_states."""
+        return self._pool.state_dict() if self._pool else {}
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float64."""
@@ -152,7 +157,7 @@ class NativeEngine:
     def _reset_where(self, done: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
         worlds = np.flatnonzero(done.numpy())
         if not worlds.size:
-            return obs
+            return obs.clone()  # not the memory of final_obs
         assert self._pool, "reset comes before step"
         self._initialise(worlds, self._pool.take(worlds.size))
         self._clocks[worlds] = 0
@@ -178,13 +183,19 @@ class NativeEngine:
         model.opt.disableflags = flags
 
     def _observe(self) -> torch.Tensor:
-        with jax.enable_x64(True):
-            return to_torch(self._observation(self._fields.gather()))
+        return to_torch(self._observation(self._fields.gather()))
 
     def _compile(self, function: Any) -> Any:
-        """Returns function(task, model, data) as a jitted function of the gathered fields."""
+        """Returns function(task, model, data) of the gathered fields, on the CPU in float64."""
         bound = partial(function, self.suite.task, self.suite.model)
-        return jax.jit(jax.vmap(lambda fields: bound(SimpleNamespace(**fields))))
+        compiled = jax.jit(jax.vmap(lambda fields: bound(SimpleNamespace(**fields))))
+        cpu = jax.devices("cpu")[0]  # also where jax's default device is a GPU
+
+        def evaluate(fields: Rows) -> Any:
+            with jax.enable_x64(True), jax.default_device(cpu):
+                return compiled(fields)
+
+        return evaluate
 
     def _read_fields(self) -> set[str]:
         """Returns the names of the fields that the task reads, found by running it once."""

@@ -173,6 +173,49 @@ def test_calls_out_of_order_get_a_sentence(make):
     with pytest.raises(RuntimeError, match="recv"):
         env.get_state()
     env.recv()
+    env.close()
+    for call in (env.reset, lambda: env.step(action), env.get_state):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+    env.close()
+
+
+def test_what_step_returns_is_the_callers(make):
+    env = make("reacher_easy", num_envs=2)
+    env.reset(seed=0)
+    obs, _, _, _, info = env.step(torch.zeros(2, 2))
+    before = info["final_obs"].clone()
+    obs.zero_()
+    assert torch.equal(info["final_obs"], before)
+
+
+def test_actions_may_be_overwritten_after_send(make, actions):
+    for engine in ENGINES:
+        kept, overwritten = (make("reacher_hard", num_envs=4, engine=engine) for _ in range(2))
+        kept.reset(seed=0)
+        overwritten.reset(seed=0)
+        for action in actions(kept, 5):
+            mine = action.clone()
+            overwritten.send(mine)
+            mine.fill_(float("nan"))
+            assert torch.equal(overwritten.recv()[0], kept.step(action)[0])
+
+
+def test_a_failed_step_can_be_left_behind_by_reset(make, monkeypatch):
+    env = make("reacher_easy", num_envs=2, engine="native")
+    first = env.reset(seed=0)[0]
+
+    def fails(*_):
+        raise RuntimeError("mujoco gave up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(env.engine, "_step_slice", fails)
+        with pytest.raises(RuntimeError, match="gave up"):
+            env.step(torch.zeros(2, 2))
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(torch.zeros(2, 2))
+    assert torch.equal(env.reset(seed=0)[0], first)
+    env.step(torch.zeros(2, 2))
 
 
 def test_bad_states_get_a_sentence(make):

@@ -28,7 +28,7 @@ def test_train_then_eval(run, capsys):
     assert "episode 0: " in out and "return in dm_control: " in out
     assert main(["eval", str(run), "--episodes", "2", "--backend", "engine", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert set(figures) == {"backend", "seed", "returns", "mean", "std"}
+    assert set(figures) == {"backend", "seed", "returns", "diverged", "mean", "std"}
     assert figures["backend"] == "engine" and len(figures["returns"]) == 2
     assert figures["mean"] == pytest.approx(sum(figures["returns"]) / 2)
 
@@ -55,6 +55,9 @@ BAD = {
     "flag before the task": (["train", "--seed", "1", "walker_run"], "usage: fastsac train TASK"),
     "unknown task": (["train", "walker_rum"], "did you mean walker_run"),
     "unknown flag": (["train", "walker_run", "--wings", "2"], "unknown argument '--wings'"),
+    "unknown preset": (["train", "walker_run", "--preset", "fst"], "unknown --preset 'fst'"),
+    "eval of nothing": (["eval"], "the following arguments are required: run"),
+    "unknown level": (["bench", "cpus"], "unknown level 'cpus'; there are envs, learner"),
     "out of range": (["train", "walker_run", "--gamma", "1.5"], "--gamma must be in [0, 1)"),
     "contradiction": (
         ["train", "walker_run", "--temperature", "0.2", "--target-entropy", "-3"],
@@ -130,7 +133,7 @@ def test_no_disk_space(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and "could not write" in done.stderr
-    assert not list((tmp_path / "run").glob("*.partial"))
+    assert not (tmp_path / "run").exists(), "a second try would be refused"
 
 
 def test_tasks_lists_every_task(capsys):

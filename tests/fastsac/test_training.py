@@ -51,7 +51,7 @@ def test_counts_and_files(runs):
     assert any((result.run_dir / "tensorboard").iterdir())
     rows = list(csv.DictReader((result.run_dir / "metrics.csv").open()))
     evaluated = [r for r in rows if r["eval_return"]]
-    assert [int(r["step"]) for r in evaluated] == [300, 600, 600]
+    assert [int(r["step"]) for r in evaluated] == [300, 600]
     assert float(evaluated[-1]["eval_return"]) == pytest.approx(result.evaluation.mean)
     config = json.loads((result.run_dir / "config.json").read_text())
     assert config["sac"]["hidden_sizes"] == [16, 16] and config["num_envs"] == 3
@@ -107,6 +107,67 @@ def test_a_directory_with_a_run_is_refused_and_kept(runs):
     with pytest.raises(RunError, match="another run"):
         fastsac.train(config)
     assert (runs[0].run_dir / "config.json").read_bytes() == before
+
+
+def test_default_directories_never_collide(tmp_path, monkeypatch):
+    from fastsac import run_directory
+
+    monkeypatch.chdir(tmp_path)
+    config = preset_config("cheetah_run")
+    paths = [run_directory.create(config, needed_bytes=1) for _ in range(3)]
+    assert len(set(paths)) == 3 and all((p / "config.json").is_file() for p in paths)
+
+
+def test_a_run_from_a_gpu_loads_on_a_cpu(runs, tmp_path):
+    state = checkpoint.load(runs[0].run_dir)
+    # What differs in a checkpoint of a CUDA run: the generator's state and Adam's flag.
+    state["agent"]["device"] = "cuda"
+    state["agent"]["generator"] = torch.zeros(16, dtype=torch.uint8)
+    for name in ("actor_optimizer", "critic_optimizer", "alpha_optimizer"):
+        state["agent"][name]["param_groups"][0]["capturable"] = True
+    path = tmp_path / "cuda.pt"
+    checkpoint.save(path, state)
+    obs = torch.ones(1, 5)
+    here = fastsac.load_policy(runs[0].run_dir)
+    assert torch.equal(fastsac.load_policy(path)(obs), here(obs))
+
+
+def test_a_diverging_policy_is_counted_not_fatal():
+    nan = lambda obs: torch.full((obs.shape[0], 6), float("nan"))  # noqa: E731
+    for backend in ("dm_control", "engine"):
+        result = evaluate(nan, "cheetah_run", 2, 0, backend)
+        assert result.returns == (0.0, 0.0) and result.diverged == 2
+
+
+def test_an_interrupted_run_keeps_what_it_learned(tmp_path, monkeypatch):
+    from fastsac import training
+
+    update = training.SAC.update
+
+    def interrupted(self, batch):
+        interrupted.calls += 1
+        if interrupted.calls == 7:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    interrupted.calls = 0
+    monkeypatch.setattr(training.SAC, "update", interrupted)
+    config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        fastsac.train(config)
+    assert checkpoint.load(tmp_path / "run")["counters"] == {"steps": 159, "updates": 6}
+
+
+def test_a_full_disk_costs_metrics_not_the_run(tmp_path, capsys):
+    from fastsac.metrics import MetricsWriter
+
+    writer = MetricsWriter(tmp_path, total_steps=10)
+    writer._file.close()
+    writer._file = open("/dev/full", "w")  # noqa: SIM115  (every write: no space left on device)
+    writer._csv.writer = csv.writer(writer._file)
+    writer.write({"step": 1, "updates": 0})
+    writer.close()
+    assert "metrics of step 1 are lost: No space left on device" in capsys.readouterr().err
 
 
 def test_a_replay_that_cannot_fit_leaves_nothing_behind(tmp_path):
