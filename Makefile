@@ -3,13 +3,20 @@
 PYTHON ?= python3
 # The machine with the GPU has torch, jax and pytest already and may have no network: no venv there.
 GPU_PYTHON ?= python3
+UNINSTALLED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.types:$$PYTHONPATH
 TASK ?= cartpole_swingup
 ARGS ?=
 
 VENV := .venv
-PIP_INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check
+# dm_control names labmaze, which nothing of the suite imports and which has no wheel for Python 3.13
+# and newer (1.0.6): there everything but labmaze is installed, without looking at dependencies.
+install = if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; \
+	then $(PIP_INSTALL) -c constraints.txt -e '.$(1)'; \
+	else grep -v '^labmaze' constraints.txt > $(VENV)/pins.txt && \
+	  $(PIP_INSTALL) --no-deps -r $(VENV)/pins.txt && $(PIP_INSTALL) --no-deps -e .; fi
 
-.PHONY: train test test-all test-gpu lint types clean
+.PHONY: train test test-all test-gpu bench-gpu lint types clean .types
 .NOTPARALLEL:
 
 train: $(VENV)/.train
@@ -21,19 +28,24 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not gpu" $(ARGS)
 
-test-gpu:
-	$(GPU_PYTHON) -m pytest -m gpu $(ARGS)
+test-gpu: .types
+	$(UNINSTALLED) $(GPU_PYTHON) -m pytest -m gpu $(ARGS)
+
+bench-gpu: .types
+	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench --json bench/results/gpu.jsonl
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 # kernels/, envs/ and bench/ are subpackages of fastsac by pyproject's package-dir, which mypy does
-# not follow: a tree of links shows it the package as it is installed.
-types: $(VENV)/.dev
-	rm -rf .types && mkdir -p .types/fastsac
-	cd .types/fastsac && ln -s ../../fastsac/* ../../kernels ../../envs ../../bench .
+# not follow: a tree of links shows it, and Pythons without the package, the package as installed.
+types: $(VENV)/.dev .types
 	MYPYPATH=.types $(VENV)/bin/mypy -p fastsac
+
+.types:
+	rm -rf $@ && mkdir -p $@/fastsac
+	cd $@/fastsac && ln -s ../../fastsac/* ../../kernels ../../envs ../../bench .
 
 clean:
 	rm -rf $(VENV) .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -41,25 +53,23 @@ clean:
 
 # The stamps: each larger install includes the smaller ones.
 $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/.created
-	$(PIP_INSTALL) -e .
+	@$(call install,)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.created
-	$(PIP_INSTALL) -e '.[test]'
+	@$(call install,[test])
 	@touch $(VENV)/.train $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
-	$(PIP_INSTALL) -e '.[dev]'
+	@$(call install,[dev])
 	@touch $(VENV)/.train $(VENV)/.test $@
 
-# Python 3.13: dm_control needs labmaze, whose newest version (1.0.6) has wheels up to 3.12 and builds
-# with Bazel otherwise. Debian's and Ubuntu's python3 makes no virtual environments without the
-# package python3-venv.
+# Debian's and Ubuntu's python3 makes no virtual environments without the package python3-venv.
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "fastsac needs Python 3.11 or 3.12 and found no $(PYTHON)." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
-	  "fastsac needs Python 3.11 or 3.12 and $(PYTHON) is %d.%d; name another one like this: make PYTHON=python3.12" % v)'
+	  echo "fastsac needs Python 3.11 or newer and found no $(PYTHON)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else \
+	  "fastsac needs Python 3.11 or newer and $(PYTHON) is %d.%d; name another one like this: make PYTHON=python3.12" % v)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || ! command -v apt-get >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; command -v sudo >/dev/null || exit 0; fi; \
 	  echo "$(PYTHON) makes no virtual environments yet: installing the package python3-venv."; \

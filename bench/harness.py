@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+import fastsac
 from fastsac.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("fastsac", "torch", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy")
+_PACKAGES = ("torch", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,10 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "gpu": gpu,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {
+            "fastsac": fastsac.__version__,
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
     }
