@@ -10,11 +10,12 @@ ARGS ?=
 VENV := .venv
 PIP_INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check
 # dm_control names labmaze, which nothing of the suite imports and which has no wheel for Python 3.13
-# and newer (1.0.6): there everything but labmaze is installed, without looking at dependencies.
+# and newer (1.0.6): there dm_control is installed without its dependencies, after all else.
 install = if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; \
 	then $(PIP_INSTALL) -c constraints.txt -e '.$(1)'; \
-	else grep -v '^labmaze' constraints.txt > $(VENV)/pins.txt && \
-	  $(PIP_INSTALL) --no-deps -r $(VENV)/pins.txt && $(PIP_INSTALL) --no-deps -e .; fi
+	else grep -v -e '^labmaze' -e '^dm_control' constraints.txt > $(VENV)/pins.txt && \
+	  $(PIP_INSTALL) -r $(VENV)/pins.txt && \
+	  $(PIP_INSTALL) -c constraints.txt --no-deps dm_control -e .; fi
 
 .PHONY: train test test-all test-gpu bench-gpu lint types clean .types
 .NOTPARALLEL:
