@@ -1,5 +1,9 @@
 """The public face of the envs: gymnasium's vector API, states, bad input, diverged worlds."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -246,3 +250,18 @@ def test_bad_states_get_a_sentence(make):
 def test_bad_arguments_of_make_get_a_sentence(arguments, error, words):
     with pytest.raises(error, match=words):
         fastsac.make(**arguments)
+
+
+def test_egl_and_triton_live_in_one_process():
+    """MuJoCo's EGL backend and triton, which torch imports with its first optimizer."""
+    code = (
+        "import fastsac, torch; fastsac.make('cartpole_swingup').reset();"
+        "fastsac.SAC(3, 1); import triton; print('alive')"
+    )
+    environment = os.environ | {"MUJOCO_GL": "egl"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    if "EGL" in done.stderr and done.returncode == 1:
+        pytest.skip("this machine has no EGL")
+    assert done.returncode == 0 and done.stdout.endswith("alive\n"), done.stderr[-500:]
