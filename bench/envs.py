@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from fastsac.bench.harness import Case, closing
 
 from fastsac import make
+from fastsac.bench.harness import Case, closing
 
 TASKS = ("cartpole_swingup", "reacher_hard", "cheetah_run", "walker_run", "humanoid_walk")
 CPU_WORLDS = 64

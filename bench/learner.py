@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from fastsac.bench.harness import Case, closing
 
 from fastsac import SAC, ReplayBuffer, SACConfig
+from fastsac.bench.harness import Case, closing
 
 # The paper's setting, with cheetah's sizes.
 OBS_DIM, ACTION_DIM = 17, 6

@@ -12,8 +12,8 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
-# torch imports triton by itself, late. Where Mesa's EGL was loaded before it, the LLVM in triton 3.7
-# crashes the process; the other way round both work.
+# torch imports triton by itself, late. Where Mesa's EGL was loaded before it, the LLVM in
+# triton 3.7 crashes the process; the other way round both work.
 if os.environ.get("MUJOCO_GL") == "egl" and importlib.util.find_spec("triton"):
     importlib.import_module("triton")
 

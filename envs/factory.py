@@ -1,8 +1,9 @@
 """From a task's name to a running vector env."""
 
-import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
 import jax
 import torch
+
+import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.registry import find

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+
 from fastsac.envs.suite import Suite, load
 
 # Rows drawn with one random state. The sequence is defined chunk by chunk, so that any row can be

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
+
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import Task
 

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Callable, Mapping
 
 import jax
+
 from fastsac.envs.physics import Physics
 
 # The solver budget that float32 MJX runs with; dm_control's 100 iterations at tolerance 1e-8 are

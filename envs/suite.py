@@ -8,6 +8,7 @@ from typing import Any
 import mujoco
 import numpy as np
 from dm_control import suite as dm_suite
+
 from fastsac.envs.registry import Task
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from fastsac.envs.engines import Engine, Step
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+
+from fastsac.envs.engines import Engine, Step
 
 StepResult = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
 

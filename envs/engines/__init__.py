@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+
 from fastsac.envs.suite import Suite
 
 

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import torch
+from mujoco import mjx
+
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.initial_states import CHUNK, InitialStates
 from fastsac.envs.outcome import observation, outcome
 from fastsac.envs.suite import Suite
-from mujoco import mjx
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
 # spread episode clocks one world in a thousand ends per step.

@@ -17,6 +17,7 @@ import jax
 import mujoco
 import numpy as np
 import torch
+
 from fastsac.envs.dlpack import to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.initial_states import InitialStates, Rows

@@ -1,6 +1,7 @@
 """Planar cheetah that runs. Port of dm_control.suite.cheetah."""
 
 import jax
+
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import Task, register
 from fastsac.envs.rewards import tolerance

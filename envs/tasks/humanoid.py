@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import FLOAT32_SOLVER, Task, register
 from fastsac.envs.rewards import tolerance

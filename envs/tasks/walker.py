@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import Task, register
 from fastsac.envs.rewards import tolerance

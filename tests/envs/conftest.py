@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 import torch
-from fastsac.envs.registry import find
-from fastsac.envs.suite import load
 
 import fastsac
+from fastsac.envs.registry import find
+from fastsac.envs.suite import load
 
 
 @pytest.fixture(scope="session", autouse=True)

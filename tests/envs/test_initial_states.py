@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from fastsac.envs.initial_states import CHUNK, InitialStates
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load, load_suite

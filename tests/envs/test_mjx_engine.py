@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from dm_control.utils import rewards as dm_rewards
+
 from fastsac.envs.rewards import SIGMOIDS, tolerance
 
 X = np.concatenate([np.linspace(-30, 30, 241), [0.0, 1.0, -1.0, 1e6, -1e6]])

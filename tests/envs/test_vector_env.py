@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from fastsac.envs import EngineUnavailable, UnknownTask
 from gymnasium.vector import AutoresetMode
 
 import fastsac
+from fastsac.envs import EngineUnavailable, UnknownTask
 
 ENGINES = ("native", "mjx")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from fastsac.kernels import polyak_
 from fastsac.kernels.polyak import reference
 

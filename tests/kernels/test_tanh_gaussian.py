@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
+
 from fastsac.kernels import tanh_gaussian
 from fastsac.kernels.tanh_gaussian import reference
-from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 BATCHES = (1, 3, 64, 255, 1023)
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
