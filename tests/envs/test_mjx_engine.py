@@ -17,10 +17,10 @@ from fastsac.envs.suite import load_suite
 # time step. Without contacts the error stays where it is, so cartpole and reacher run freely for
 # 100 steps. With contacts it grows tenfold in about ten steps (chaos, not a bias: in float64 the
 # free run stays within 1e-10, below), so the others run freely for 10, and for 100 with the state
-# put right before each; there one world in ten may exceed the first figure, since an impact that
-# falls into the next substep changes a velocity by as much as the impact itself. Measured over 400
+# put right before each; there one world in ten may exceed the first figure. Measured over 400
 # world-steps, median / 90% / 99% / most: walker 8e-6 / 3e-5 / 6e-5 / 4e-3, humanoid
-# 3e-5 / 8e-4 / 0.9 / 2.7, the same with 100 solver iterations; the rewards agree to 3e-6.
+# 3e-5 / 8e-4 / 0.9 / 2.4. humanoid's upper half is MJX's, not float32's: 0 / 5e-4 / 0.9 / 2.4 in
+# float64, and the same with 100 solver iterations. The rewards agree to 3e-6.
 FLOAT32_OBS = {  # task: (one step, free run, steps of it)
     "cartpole_swingup": (5e-6, 2e-5, 100),
     "reacher_hard": (5e-6, 2e-5, 100),
