@@ -16,8 +16,8 @@ ROOT_QPOS = 7  # entries of the free root joint in qpos
 
 DEVIATIONS = (
     FLOAT32_SOLVER,
-    "MJX's capsule contacts differ from C's: with random actions, in float64 too, an observation is "
-    "off by 5e-4 or less after nine control steps in ten, and by up to 2.4 m/s after an impact",
+    "MJX's capsule contacts differ from C's: with random actions, in float64 too, an observation "
+    "is off by 5e-4 or less after nine control steps in ten, and by up to 2.4 after an impact",
 )
 
 
