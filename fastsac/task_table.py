@@ -5,7 +5,7 @@ from fastsac.envs.suite import load, load_suite
 
 
 def print_table(deviations: bool) -> None:
-    """Prints a line a task: sizes, timing and engines, and on request the MJX deviations."""
+    """Prints a line a task: sizes and timing, and on request the MJX deviations."""
     print(f"{'task':26} {'obs':>4} {'action':>6} {'step':>8} {'episode':>8}")
     for name in tasks():
         task = find(name)

@@ -102,25 +102,25 @@ class MjxEngine:
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; in jax's default float type."""
-        assert self._worlds, "reset comes before get_state"
-        data = self._worlds.data
-        state = {"qpos": data.qpos, "qvel": data.qvel, "act": data.act}
-        # Copies: the originals are donated to the next step.
-        return {k: to_torch(jnp.array(v)) for k, v in (state | self._worlds.model_fields).items()}
+        return {k: to_torch(v) for k, v in self._current_rows().items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """See Engine.set_state."""
-        assert self._worlds, "reset comes before set_state"
-        data = self._worlds.data
-        current = {"qpos": data.qpos, "qvel": data.qvel, "act": data.act}
-        rows = {k: jnp.array(v) for k, v in (current | self._worlds.model_fields).items()}
-        self._worlds, obs = self._set(self._worlds, rows | self._cast(state))
+        rows = self._current_rows() | self._cast(state)
+        self._worlds, obs = self._set(self._worlds, rows)
         return to_torch(obs)
 
     def close(self) -> None:
         """See Engine.close."""
         if self._source:
             self._source.close()
+
+    def _current_rows(self) -> dict[str, jax.Array]:
+        """Copies of the fields of a state: the originals are donated to the next step."""
+        assert self._worlds, "reset comes first"
+        data = self._worlds.data
+        state = {"qpos": data.qpos, "qvel": data.qvel, "act": data.act}
+        return {k: jnp.array(v) for k, v in (state | self._worlds.model_fields).items()}
 
     # Host side of the pool.
 
