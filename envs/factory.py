@@ -1,16 +1,20 @@
 """From a task's name to a running vector env."""
 
+from collections.abc import Mapping
+
 import jax
 import torch
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
 from fastsac.envs.vector_env import VectorEnv
 
 ENGINES = ("auto", "native", "mjx")
+SOLVERS = ("faithful", "fast")
 
 
 class EngineUnavailable(ValueError):
@@ -23,21 +27,32 @@ def make(
     engine: str = "auto",
     device: str | torch.device | None = None,
     seed: int = 0,
+    solver: str = "faithful",
+    randomize: Mapping[str, Draw] | None = None,
 ) -> VectorEnv:
     """Returns num_envs worlds of a Control Suite task as one batched environment.
 
     Args:
-        task: a name from ``fastsac.tasks()``.
+        task: a name from ``fastsac.tasks()``; one with a number in it, such as
+            ``swimmer_swimmer9``, ``lqr_lqr_4_2`` or ``cartpole_4_poles``; one that
+            ``fastsac.register`` added; or the path of a Python file that calls it.
         num_envs: the number of worlds, at least 1.
         engine: "native" (C MuJoCo on the CPU), "mjx" (jax's default device), or "auto": mjx where
             jax and torch both see a GPU, else native.
         device: where observations, rewards and actions live; None is the engine's own device.
         seed: of the initial states, used by the first ``reset()`` without a seed.
+        solver: of MJX in float32. "faithful": its error is that of float32; "fast": a smaller
+            budget, whose error and gain are in bench/results/solver.md. The native engine always
+            runs dm_control's own.
+        randomize: domain randomisation, the name of a floating-point array of MjModel -> function
+            (numpy Generator, its default values) -> values of the same shape. Drawn for each
+            episode of each world; what MuJoCo derives from them (mj_setConst) follows.
 
     Raises:
         UnknownTask: no such task.
         EngineUnavailable: no such engine, or it cannot run here.
-        ValueError: num_envs or seed out of range.
+        ValueError: num_envs or seed out of range, or randomize names no array of the model or
+            draws something of another shape.
     """
     entry = find(task)
     for name, value, least in (("num_envs", num_envs, 1), ("seed", seed, 0)):
@@ -45,13 +60,15 @@ def make(
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
+    if solver not in SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
     target = None if device is None else _checked_device(device)
     if engine == "auto":
         gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
-        engine = "mjx" if gpu else "native"
+        engine = "mjx" if gpu and not entry.mjx_refusal else "native"
     if engine == "mjx" and jax.devices()[0].platform == "gpu" and not torch.cuda.is_available():
         raise EngineUnavailable("jax has a GPU here and torch has none; use --engine native")
-    suite = load_suite(entry)
+    suite = load_suite(entry, randomize)
     built: Engine
     if engine == "native":
         built = NativeEngine(suite, num_envs)
@@ -60,9 +77,11 @@ def make(
         from fastsac.envs.engines.mjx import MjxEngine
 
         try:
-            built = MjxEngine(suite, num_envs)
+            built = MjxEngine(suite, num_envs, fast=solver == "fast")
         except NotImplementedError as error:
-            raise EngineUnavailable(f"MJX cannot hold {task}: {error}; use native") from error
+            raise EngineUnavailable(
+                f"MJX cannot hold {entry.full_name}: {error}; use --engine native"
+            ) from error
     return VectorEnv(built, num_envs, target or _checked_device(built.device), seed)
 
 

@@ -1,17 +1,16 @@
 """Initial states, drawn by dm_control's own initialize_episode in a background thread."""
 
 import collections
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
-from fastsac.envs.suite import Suite, load
+from fastsac.envs.suite import STATE, Suite, load
 
-# Rows drawn with one random state. The sequence is defined chunk by chunk, so that any row can be
-# reached without drawing the ones before its chunk; 64 rows cost 2 ms to 90 ms.
-CHUNK = 64
-_CHUNKS_AHEAD = 2
+# Rows that the thread draws at a time, and how many such jobs it is ahead.
+_ROWS_A_JOB = 16
+_JOBS_AHEAD = 4
 
 Rows = dict[str, np.ndarray]
 
@@ -19,12 +18,13 @@ Rows = dict[str, np.ndarray]
 class InitialStates:
     """An endless sequence of initial states, fixed by the seed whatever the thread's timing.
 
-    A row holds qpos, qvel, act and the model fields that the task randomises, float64, as
-    dm_control leaves them after ``initialize_episode``.
+    A row holds qpos, qvel, act, the warm start and the model fields that are per world, float64,
+    as dm_control leaves them after ``initialize_episode``. Every row is drawn with a random state
+    of its own, so that the sequence can be entered anywhere.
 
     Args:
         suite: the task.
-        seed: two pools with the same seed give the same rows.
+        seed: two sequences with the same seed give the same rows.
         start: the number of rows to skip, so that a resumed run goes on where it stopped.
     """
 
@@ -32,12 +32,11 @@ class InitialStates:
         self.suite = suite
         self.taken = start
         self._seed = seed
-        self._env = load(suite.task, seed=0)
+        self._next_row = start
+        self._env = load(suite.task, 0)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="initial-states")
-        self._ahead: collections.deque[Future[Rows]] = collections.deque()
-        self._next_chunk, skip = divmod(start, CHUNK)
-        self._rest = {k: v[skip:] for k, v in self._draw(self._next_chunk).items()}
-        self._next_chunk += 1
+        self._ahead: collections.deque[Future[list[Rows]]] = collections.deque()
+        self._drawn: collections.deque[Rows] = collections.deque()
 
     def take(self, count: int) -> Rows:
         """Returns the next ``count`` rows, each field (count, ...) float64.
@@ -45,9 +44,13 @@ class InitialStates:
         Raises:
             Exception: whatever dm_control raised while it drew them.
         """
-        parts = list(self._parts(count))
+        rows = []
+        for _ in range(count):
+            if not self._drawn:
+                self._drawn.extend(self._next_job())
+            rows.append(self._drawn.popleft())
         self.taken += count
-        return {k: np.concatenate([p[k] for p in parts]) for k in self.suite.initial_fields()}
+        return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
 
     def state_dict(self) -> dict[str, int]:
         """Returns the arguments that continue this sequence: seed and start."""
@@ -57,31 +60,25 @@ class InitialStates:
         """Ends the background thread."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
-    def _parts(self, count: int) -> Iterator[Rows]:
-        while True:
-            available = len(self._rest["qpos"])
-            yield {k: v[:count] for k, v in self._rest.items()}
-            self._rest = {k: v[count:] for k, v in self._rest.items()}
-            if count <= available:
-                return
-            count -= available
-            self._rest = self._next()
-
-    def _next(self) -> Rows:
-        while len(self._ahead) <= _CHUNKS_AHEAD:
-            self._ahead.append(self._worker.submit(self._draw, self._next_chunk))
-            self._next_chunk += 1
+    def _next_job(self) -> list[Rows]:
+        while len(self._ahead) <= _JOBS_AHEAD:
+            job = range(self._next_row, self._next_row + _ROWS_A_JOB)
+            self._ahead.append(self._worker.submit(lambda job: [*map(self._draw, job)], job))
+            self._next_row = job.stop
         return self._ahead.popleft().result()
 
-    def _draw(self, chunk: int) -> Rows:
-        """Draws chunk number ``chunk`` of the sequence with its own random state."""
-        env, physics = self._env, self._env.physics
-        env.task.random.seed(np.random.SeedSequence([self._seed, chunk]).generate_state(8))
-        rows = []
-        for _ in range(CHUNK):
-            with physics.reset_context():
-                env.task.initialize_episode(physics)
-            state = {k: np.array(getattr(physics.data, k)) for k in ("qpos", "qvel", "act")}
-            model = {k: np.array(getattr(physics.model, k)) for k in self.suite.task.randomised}
-            rows.append(state | model)
-        return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+    def _draw(self, index: int) -> Rows:
+        """Draws row number ``index`` of the sequence."""
+        of_task, of_user = np.random.SeedSequence([self._seed, index]).spawn(2)
+        seed = of_task.generate_state(8)
+        if self.suite.task.model_is_drawn:
+            self._env = load(self.suite.task, np.random.RandomState(seed))
+        else:
+            self._env.task.random.seed(seed)
+        physics: Any = self._env.physics
+        self.suite.randomization.apply(physics.model.ptr, np.random.default_rng(of_user))
+        with physics.reset_context():
+            self._env.task.initialize_episode(physics)
+        fields = {k: physics.data for k in STATE}
+        fields |= {k: physics.model for k in self.suite.model_fields}
+        return {k: np.array(getattr(owner, k), np.float64) for k, owner in fields.items()}

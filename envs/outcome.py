@@ -1,5 +1,6 @@
 """What a control step means to the learner, computed for one world; both engines vmap it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,20 +22,24 @@ class Outcome(NamedTuple):
     valid: jax.Array
 
 
-def observation(task: Task, model: mujoco.MjModel, data: Any) -> jax.Array:
+def observation(
+    task: Task, model: mujoco.MjModel, data: Any, model_fields: Mapping[str, Any]
+) -> jax.Array:
     """Returns the flattened observation (obs_dim,) float32, in dm_control's order."""
-    parts = task.observe(Physics(model, data)).values()
+    parts = task.observe(Physics(model, data, model_fields)).values()
     return jnp.concatenate([jnp.ravel(part) for part in parts]).astype(jnp.float32)
 
 
-def outcome(task: Task, model: mujoco.MjModel, data: Any) -> Outcome:
+def outcome(
+    task: Task, model: mujoco.MjModel, data: Any, model_fields: Mapping[str, Any]
+) -> Outcome:
     """Reads a world after its control step.
 
     A world whose state, observation or reward is not finite is marked invalid, and what the
     learner would read of it is zero: its transition must not poison a batch.
     """
-    physics = Physics(model, data)
-    obs = observation(task, model, data)
+    physics = Physics(model, data, model_fields)
+    obs = observation(task, model, data, model_fields)
     reward = jnp.asarray(task.reward(physics), jnp.float32)
     state = jnp.concatenate([physics.qpos, physics.qvel])
     valid = (jnp.abs(state) < EXPLODED).all() & jnp.isfinite(obs).all() & jnp.isfinite(reward)

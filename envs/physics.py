@@ -1,8 +1,10 @@
 """What a task sees of one world: MuJoCo's fields, and rows of them by name."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mujoco
+import numpy as np
 
 
 class Physics:
@@ -18,14 +20,24 @@ class Physics:
         model: the compiled model, for names and constants (``physics.model.geom_size``).
         data: any object with the fields as attributes: an mjx.Data of one world, or the native
             engine's row of C arrays.
+        model_fields: this world's values of the model fields that are per world;
+            ``physics.model.geom_size`` is then one of them.
     """
 
-    def __init__(self, model: mujoco.MjModel, data: Any):
-        self.model = model
-        self._data = data
+    def __init__(
+        self, model: mujoco.MjModel, data: Any, model_fields: Mapping[str, Any] | None = None
+    ):
+        self.model = _WorldModel(model, model_fields) if model_fields else model
+        self._compiled, self._data = model, data
 
     def __getattr__(self, field: str) -> Any:
         return getattr(self._data, field)
+
+    def default_pose(self) -> "Physics":
+        """Positions and orientations of the model's default configuration, constants."""
+        data = mujoco.MjData(self._compiled)
+        mujoco.mj_kinematics(self._compiled, data)
+        return Physics(self._compiled, data)
 
     def body(self, name: str) -> "_Row":
         """Rows of a body: xpos (3,), xmat (3, 3), subtree_com (3,) ..."""
@@ -46,6 +58,19 @@ class Physics:
         kind = int(joint.type[0])
         rows = {"qpos": int(joint.qposadr[0]), "qvel": int(joint.dofadr[0])}
         return _Row(self, "", {f: slice(a, a + width[f][kind]) for f, a in rows.items()})
+
+    def joints(self, names: Sequence[str]) -> "_Row":
+        """Of several hinges or sliders: qpos and qvel, (len(names),) each."""
+        joints = [self.model.joint(name) for name in names]
+        rows = {"qpos": [int(j.qposadr[0]) for j in joints]}
+        rows["qvel"] = [int(j.dofadr[0]) for j in joints]
+        return _Row(self, "", {f: np.array(at) for f, at in rows.items()})
+
+    def sensors(self, names: Sequence[str]) -> "_Row":
+        """Of several sensors: data, one after the other."""
+        sensors = [self.model.sensor(name) for name in names]
+        entries = [np.arange(s.dim[0]) + s.adr[0] for s in sensors]
+        return _Row(self, "sensor", {"data": np.concatenate(entries)})
 
     def sensor(self, name: str) -> "_Row":
         """The slice of a sensor: data (dim,)."""
@@ -69,10 +94,20 @@ _DOF_WIDTH = {
 }
 
 
+class _WorldModel:
+    """A model some of whose arrays are a world's own."""
+
+    def __init__(self, model: mujoco.MjModel, fields: Mapping[str, Any]):
+        self._model, self._fields = model, fields
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fields[name] if name in self._fields else getattr(self._model, name)
+
+
 class _Row:
     """Attribute access to one element's row of every field."""
 
-    def __init__(self, physics: Physics, prefix: str, index: int | dict[str, slice]):
+    def __init__(self, physics: Physics, prefix: str, index: int | dict[str, Any]):
         self._physics, self._prefix, self._index = physics, prefix, index
 
     def __getattr__(self, field: str) -> Any:

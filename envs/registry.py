@@ -2,15 +2,13 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
 from fastsac.envs.physics import Physics
-
-# The solver budget that float32 MJX runs with; dm_control's 100 iterations at tolerance 1e-8 are
-# made for float64. Newton stops by itself after 2 to 4 iterations (9 at most, humanoid).
-FLOAT32_SOLVER = "float32 solver budget: iterations 20, ls_iterations 8, tolerance 1e-6"
 
 
 class UnknownTask(ValueError):
@@ -18,18 +16,51 @@ class UnknownTask(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Solver:
+    """A constraint solver's budget, as in MuJoCo's options of the same names."""
+
+    iterations: int
+    ls_iterations: int
+    tolerance: float
+
+    def __str__(self) -> str:
+        return (
+            f"iterations {self.iterations}, ls_iterations {self.ls_iterations}, "
+            f"tolerance {self.tolerance:g}"
+        )
+
+
+# dm_control's 100 iterations at tolerance 1e-8 are made for float64. In float32 Newton stops by
+# itself after 2 to 4 iterations (9 at most, humanoid), and a longer line search changes nothing.
+FAITHFUL = Solver(iterations=20, ls_iterations=8, tolerance=1e-6)
+FAST = Solver(iterations=4, ls_iterations=4, tolerance=1e-6)
+
+
+# What MJX needs of a model before it takes it; deviations that more than one domain has.
+ENERGY_OFF = "energy computation off (MJX has none; nothing reads it)"
+GEOMS_DO_NOT_COLLIDE = "geoms out of collision (the model disables contacts anyway: no loss)"
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
-    """A task of the suite as data and pure functions of one world.
+    """A task as data and pure functions of one world.
 
     Attributes:
-        domain: dm_control's domain name.
+        domain: dm_control's domain name; empty for a task that is not of the suite.
         name: dm_control's task name within the domain.
         observe: Physics -> dict of arrays in dm_control's order.
-        reward: Physics -> scalar, read after the control step, in [0, 1].
+        reward: Physics -> scalar, read after the control step.
         terminate: Physics -> bool scalar, or None if only the time limit ends an episode.
-        randomised: the model fields that dm_control draws anew for each episode; they are per
-            world in both engines.
-        deviations: what the MJX engine does otherwise than dm_control, a sentence each.
+        load: random state (numpy RandomState or int) -> the dm_control environment; None takes
+            the suite's by name.
+        model_is_drawn: whether dm_control draws the model itself when it loads the environment;
+            every episode then has a model of its own.
+        randomised: the model fields that dm_control draws anew; they are per world in both engines.
+        solver: MJX's budget in float32 with ``solver="faithful"``: the error against C MuJoCo is
+            no larger than what float32 causes by itself.
+        fast_solver: its budget with ``solver="fast"``.
+        deviations: what the MJX engine does otherwise than dm_control besides, a sentence each.
+        mjx_refusal: why MJX cannot hold the model, or empty.
     """
 
     domain: str
@@ -37,20 +68,31 @@ class Task:
     observe: Callable[[Physics], Mapping[str, jax.Array]]
     reward: Callable[[Physics], jax.Array]
     terminate: Callable[[Physics], jax.Array] | None = None
+    load: Callable[[Any], Any] | None = None
+    model_is_drawn: bool = False
     randomised: tuple[str, ...] = ()
-    deviations: tuple[str, ...] = (FLOAT32_SOLVER,)
+    solver: Solver = FAITHFUL
+    fast_solver: Solver = FAST
+    deviations: tuple[str, ...] = ()
+    mjx_refusal: str = ""
+
+    @property
+    def mjx_deviations(self) -> tuple[str, ...]:
+        """All deviations, the float32 solver budget first."""
+        return (f"float32 solver budget: {self.solver}", *self.deviations)
 
     @property
     def full_name(self) -> str:
         """The name users type: domain_task."""
-        return f"{self.domain}_{self.name}"
+        return f"{self.domain}_{self.name}" if self.domain else self.name
 
 
 _TASKS: dict[str, Task] = {}
+_FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., Task]]] = {}
 
 
-def register(task: Task) -> None:
-    """Adds a task to the table.
+def add(task: Task) -> Task:
+    """Adds a task to the table and returns it.
 
     Raises:
         ValueError: the name is taken.
@@ -58,11 +100,27 @@ def register(task: Task) -> None:
     if task.full_name in _TASKS:
         raise ValueError(f"task {task.full_name!r} is registered already")
     _TASKS[task.full_name] = task
+    return task
+
+
+def add_family(form: str, build: Callable[..., Task]) -> None:
+    """Adds the tasks that dm_control builds by number.
+
+    Args:
+        form: their name with a place for each number, such as ``swimmer_swimmer<n>``.
+        build: takes the numbers and returns the task; raises ValueError for one out of range.
+    """
+    _FAMILIES[form] = re.compile(re.sub(r"<\w+>", r"(\\d{1,3})", form)), build
 
 
 def tasks() -> list[str]:
     """Returns the names of all tasks, sorted."""
     return sorted(_TASKS)
+
+
+def families() -> list[str]:
+    """Returns the forms of the names with numbers in them, sorted."""
+    return sorted(_FAMILIES)
 
 
 def find(name: str) -> Task:
@@ -73,6 +131,12 @@ def find(name: str) -> Task:
     """
     if name in _TASKS:
         return _TASKS[name]
+    for pattern, build in _FAMILIES.values():
+        if match := pattern.fullmatch(name):
+            try:
+                return build(*map(int, match.groups()))
+            except ValueError as error:
+                raise UnknownTask(f"no task {name!r}: {error}") from error
     near = difflib.get_close_matches(name, _TASKS, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "`fastsac tasks` lists them"
     raise UnknownTask(f"unknown task {name!r}; {hint}")

@@ -1,9 +1,12 @@
 """The suite's soft indicator function (dm_control.utils.rewards) in jax.numpy."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+Number = float | jax.Array
 
 SIGMOIDS = (
     "gaussian",
@@ -43,10 +46,14 @@ def _sigmoid(x: jax.Array, value_at_1: float, sigmoid: str) -> jax.Array:
             return 1 - jnp.tanh(x * math.atanh(math.sqrt(1 - value_at_1))) ** 2
 
 
+def _traced(*values: Any) -> bool:
+    return any(isinstance(v, jax.core.Tracer) for v in values)
+
+
 def tolerance(
     x: jax.Array,
-    bounds: tuple[float, float] = (0.0, 0.0),
-    margin: float = 0.0,
+    bounds: tuple[Number, Number] = (0.0, 0.0),
+    margin: Number = 0.0,
     sigmoid: str = "gaussian",
     value_at_margin: float = 0.1,
 ) -> jax.Array:
@@ -65,15 +72,16 @@ def tolerance(
             range. (dm_control.utils.rewards.tolerance)
     """
     lower, upper = bounds
-    if lower > upper:
+    # Bounds and margin are traced where they come from a model field that is per world.
+    if not _traced(lower, upper) and lower > upper:
         raise ValueError(f"bounds must be (lower, upper) with lower <= upper, got {bounds}")
-    if margin < 0:
+    if not _traced(margin) and margin < 0:
         raise ValueError(f"margin must be non-negative, got {margin}")
     if sigmoid not in SIGMOIDS:
         raise ValueError(f"unknown sigmoid {sigmoid!r}; there are {', '.join(SIGMOIDS)}")
     x = jnp.asarray(x)
     in_bounds = (lower <= x) & (x <= upper)
-    if margin == 0:
+    if not _traced(margin) and margin == 0:
         return jnp.where(in_bounds, 1.0, 0.0)
     least_allowed = value_at_margin >= 0 if sigmoid in _ZERO_AT_MARGIN else value_at_margin > 0
     if not (least_allowed and value_at_margin < 1):

@@ -3,18 +3,53 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
 import numpy as np
 from dm_control import suite as dm_suite
 
+from fastsac.envs.randomization import NONE, Randomization
 from fastsac.envs.registry import Task
 
+# Of a state, besides the model fields that are per world. The warm start makes a state whole: from
+# it the solver goes on exactly where it was.
+STATE = ("qpos", "qvel", "act", "qacc_warmstart")
+# Control steps of an episode without a time limit (lqr): as good as endless, and within int32.
+ENDLESS = 2**30
 
-def load(task: Task, seed: int) -> Any:
-    """Returns dm_control's own environment of the task, its random state seeded with seed."""
-    return dm_suite.load(task.domain, task.name, task_kwargs={"random": seed})
+
+def load(task: Task, random: Any) -> Any:
+    """Returns dm_control's own environment of the task.
+
+    Args:
+        task: the task.
+        random: a seed or a numpy RandomState, as dm_control takes it.
+    """
+    if task.load:
+        env = task.load(random)
+    else:
+        env = dm_suite.load(task.domain, task.name, task_kwargs={"random": random})
+    # quadruped_escape asks for a rendering context in order to upload its terrain, which makes
+    # one; there is nothing to render here, and on a machine without OpenGL that fails.
+    kind = type(env.physics)
+    env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
+    return env
+
+
+def action_range(env: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the controls that actions of -1 and 1 stand for, each (A,) float64.
+
+    They are the bounds of dm_control's action_spec; actuators without bounds (lqr) take the
+    action as it is.
+    """
+    spec = env.action_spec()
+    low, high = (
+        np.broadcast_to(v, spec.shape).astype(np.float64) for v in (spec.minimum, spec.maximum)
+    )
+    unlimited = high >= mujoco.mjMAXVAL
+    return np.where(unlimited, -1.0, low), np.where(unlimited, 1.0, high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +61,9 @@ class Suite:
         model: the compiled model, as dm_control leaves it after an episode's initialisation.
         substeps: physics steps per control step.
         max_episode_steps: control steps until the time limit truncates.
-        action_low: (A,) float64, dm_control's action_spec minimum.
-        action_high: (A,) float64, its maximum.
+        action_low: (A,) float64, the control that an action of -1 stands for.
+        action_high: (A,) float64, the control that an action of 1 stands for.
+        randomization: the user's draws of model fields.
     """
 
     task: Task
@@ -36,6 +72,7 @@ class Suite:
     max_episode_steps: int
     action_low: np.ndarray
     action_high: np.ndarray
+    randomization: Randomization = NONE
 
     def control(self, action: Any) -> Any:
         """Maps actions (..., A) in [-1, 1], numpy or jax, to the actuators' ranges."""
@@ -53,22 +90,29 @@ class Suite:
         """Seconds of simulated time per control step."""
         return self.model.opt.timestep * self.substeps
 
-    def initial_fields(self) -> tuple[str, ...]:
-        """The names of the arrays that make up an initial state, the model's own last."""
-        return ("qpos", "qvel", "act", *self.task.randomised)
+    @property
+    def model_fields(self) -> tuple[str, ...]:
+        """The names of the model's arrays that are per world."""
+        return tuple(dict.fromkeys((*self.task.randomised, *self.randomization.written)))
 
 
-def load_suite(task: Task) -> Suite:
-    """Loads the task's dm_control environment once and reads its constants."""
-    env = load(task, seed=0)
+def load_suite(task: Task, randomize: Mapping[str, Any] | None = None) -> Suite:
+    """Loads the task's dm_control environment once and reads its constants.
+
+    Raises:
+        ValueError: randomize names no array of the model, or draws something of another shape.
+    """
+    env = load(task, 0)
     env.reset()
-    spec = env.action_spec()
+    low, high = action_range(env)
     steps = env._step_limit  # dm_control has no public name for it
+    model = copy.copy(env.physics.model.ptr)
     return Suite(
         task=task,
-        model=copy.copy(env.physics.model.ptr),
+        model=model,
         substeps=round(env.control_timestep() / env.physics.timestep()),
-        max_episode_steps=math.ceil(steps) if math.isfinite(steps) else 2**30,
-        action_low=np.broadcast_to(spec.minimum, spec.shape).astype(np.float64),
-        action_high=np.broadcast_to(spec.maximum, spec.shape).astype(np.float64),
+        max_episode_steps=math.ceil(steps) if math.isfinite(steps) else ENDLESS,
+        action_low=low,
+        action_high=high,
+        randomization=Randomization(randomize, model) if randomize else NONE,
     )

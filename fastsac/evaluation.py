@@ -12,9 +12,13 @@ from dm_control.rl.control import PhysicsError
 from fastsac import run_directory
 from fastsac.envs import make
 from fastsac.envs.registry import find
-from fastsac.envs.suite import load
+from fastsac.envs.suite import action_range, load
 from fastsac.errors import CheckpointError, ConfigError
 from fastsac.policy import load_policy
+
+
+# Of an evaluation episode; only lqr has no time limit of its own, and none of the suite's is longer.
+MAX_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +104,14 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
 
 def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[float], int]:
     env = load(find(task), seed)
-    spec = env.action_spec()
-    middle, half = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
+    low, high = action_range(env)
+    middle, half = (high + low) / 2, (high - low) / 2
     returns, diverged = [], 0
     for _ in range(episodes):
         step, total = env.reset(), 0.0
-        while not step.last():
+        for _ in range(MAX_STEPS):
+            if step.last():
+                break
             flat = np.concatenate([np.ravel(x) for x in step.observation.values()])
             action = policy(torch.from_numpy(flat.astype(np.float32))[None])[0].numpy()
             try:
@@ -125,7 +131,9 @@ def _in_engine(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[f
         totals = torch.zeros(episodes, dtype=torch.float64)
         running = torch.ones(episodes, dtype=torch.bool)
         diverged = 0
-        while running.any():
+        for _ in range(MAX_STEPS):
+            if not running.any():
+                break
             obs, reward, terminated, truncated, info = env.step(policy(obs))
             totals += reward * running
             diverged += int((info["invalid"] & running).sum())

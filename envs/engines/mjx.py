@@ -19,22 +19,28 @@ from mujoco import mjx
 
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
-from fastsac.envs.initial_states import CHUNK, InitialStates
+from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.outcome import observation, outcome
-from fastsac.envs.suite import Suite
+from fastsac.envs.registry import Solver
+from fastsac.envs.suite import STATE, Suite
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
 # spread episode clocks one world in a thousand ends per step.
 _RESET_SHARE = 64
+# Pool rows that are renewed together.
+_SLAB = 64
+_NO_CONTACTS = int(mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
 
 
 class _Worlds(NamedTuple):
     """The device state of all worlds (leading axis B) and of the initial-state pool (P)."""
 
     data: mjx.Data
-    model_fields: dict[str, jax.Array]  # the randomised ones, (B, ...)
+    model_fields: dict[str, jax.Array]  # those that are per world, (B, ...)
     clocks: jax.Array  # (B,) int32, control steps since the episode began
+    rows: jax.Array  # (B,) int32, the pool row that the episode began with
     pool: dict[str, jax.Array]  # (P, ...)
+    filled: jax.Array  # () int32, the pool's rows so far
     cursor: jax.Array  # () int32, the next pool row
 
 
@@ -44,24 +50,31 @@ class MjxEngine:
     Args:
         suite: the task and its constants.
         num_envs: the number of worlds.
+        fast: take the task's fast solver budget instead of the faithful one.
 
     Raises:
-        NotImplementedError: MJX cannot hold this model; the message is MJX's.
+        NotImplementedError: MJX cannot hold this model; the message says why.
     """
 
     name = "mjx"
 
-    def __init__(self, suite: Suite, num_envs: int):
+    def __init__(self, suite: Suite, num_envs: int, fast: bool = False):
+        if suite.task.mjx_refusal:
+            raise NotImplementedError(suite.task.mjx_refusal)
         self.suite = suite
         self._num_envs = num_envs
         self._jax_device = jax.devices()[0]
         self.device = torch.device("cuda" if self._jax_device.platform == "gpu" else "cpu")
         self._dtype = jnp.zeros(()).dtype
-        self._model = mjx.put_model(_edited(suite.model, single=self._dtype == jnp.float32))
+        solver = suite.task.fast_solver if fast else suite.task.solver
+        self._model = mjx.put_model(
+            edited(suite.model, solver if self._dtype == jnp.float32 else None)
+        )
+        self._model_fields = _held_fields(self._model, suite)
         # Room for all worlds to reset at once before the rows they used last are renewed, so that
-        # no row is used twice.
-        self._pool_rows = (math.ceil(2 * num_envs / CHUNK) + 1) * CHUNK
-        self._slab = 0
+        # no row is used twice. It starts half full: drawing is what a reset costs.
+        self._pool_rows = (math.ceil(2 * num_envs / _SLAB) + 1) * _SLAB
+        self._written = 0
         self._source: InitialStates | None = None
         self._worlds: _Worlds | None = None
         self._steps_until_renewal = 0
@@ -71,17 +84,21 @@ class MjxEngine:
         self._step = jax.jit(self._step_worlds, donate_argnums=0)
         self._set = jax.jit(self._set_worlds, donate_argnums=0)
         self._renew = jax.jit(_renew_rows, donate_argnums=0)
-        shapes = jax.eval_shape(lambda: self._observe(self._blank()))
+        model = {k: getattr(self._model, k) for k in self._model_fields}
+        shapes = jax.eval_shape(lambda: self._observe(self._blank(), model))
         self.obs_dim = int(shapes.shape[0])
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
         self.close()
         self._source = InitialStates(self.suite, seed)
-        pool = self._cast(self._source.take(self._pool_rows))
-        self._slab = 0
+        self._written = min(self._pool_rows, (math.ceil(self._num_envs / _SLAB) + 1) * _SLAB)
+        rows = self._cast(self._source.take(self._written))
+        empty = self._pool_rows - self._written
+        pool = {k: jnp.pad(v, [(0, empty)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
         self._steps_until_renewal = self._renewal_interval
-        self._worlds, obs = self._start(pool, jnp.asarray(clocks, jnp.int32))
+        clocks, filled = self._put(clocks.astype(np.int32)), self._put(np.int32(self._written))
+        self._worlds, obs = self._start(pool, clocks, filled)
         return to_torch(obs)
 
     def send(self, action: torch.Tensor) -> None:
@@ -118,31 +135,39 @@ class MjxEngine:
     def _current_rows(self) -> dict[str, jax.Array]:
         """Copies of the fields of a state: the originals are donated to the next step."""
         assert self._worlds, "reset comes first"
-        data = self._worlds.data
-        state = {"qpos": data.qpos, "qvel": data.qvel, "act": data.act}
+        state = {k: getattr(self._worlds.data, k) for k in STATE}
         return {k: jnp.array(v) for k, v in (state | self._worlds.model_fields).items()}
 
     # Host side of the pool.
 
     @property
     def _renewal_interval(self) -> int:
-        """Steps in which the worlds together use up about one chunk of rows."""
-        return max(1, CHUNK * self.suite.max_episode_steps // self._num_envs)
+        """Steps in which the worlds together use up about one slab of rows."""
+        return max(1, _SLAB * self.suite.max_episode_steps // self._num_envs)
 
     def _renew_pool(self) -> None:
-        """Overwrites the oldest rows; more than one chunk where a step uses more than one."""
+        """Fills the pool, then overwrites the oldest rows; several slabs if a step uses several."""
         assert self._source and self._worlds
         pool = self._worlds.pool
-        for _ in range(math.ceil(self._num_envs / self.suite.max_episode_steps / CHUNK)):
-            pool = self._renew(pool, self._cast(self._source.take(CHUNK)), self._slab * CHUNK)
-            self._slab = (self._slab + 1) % (self._pool_rows // CHUNK)
-        self._worlds = self._worlds._replace(pool=pool)
+        for _ in range(math.ceil(self._num_envs / self.suite.max_episode_steps / _SLAB)):
+            start = self._written % self._pool_rows
+            pool = self._renew(pool, self._cast(self._source.take(_SLAB)), start)
+            self._written += _SLAB
+        filled = self._put(np.int32(min(self._written, self._pool_rows)))
+        self._worlds = self._worlds._replace(pool=pool, filled=filled)
         self._steps_until_renewal = self._renewal_interval
 
     def _cast(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {
+            k: self._put(v.astype(self._dtype))
+            for k, v in rows.items()
+            if k in STATE or k in self._model_fields
+        }
+
+    def _put(self, value: np.ndarray) -> jax.Array:
         # Committed to the device, as the actions that come through DLPack are: a step that saw the
         # one and then the other would be looked up twice in jit's cache.
-        return {k: jax.device_put(v.astype(self._dtype), self._jax_device) for k, v in rows.items()}
+        return jax.device_put(value, self._jax_device)
 
     # One world, traced.
 
@@ -152,40 +177,49 @@ class MjxEngine:
     def _with(self, fields: dict[str, jax.Array]) -> mjx.Model:
         return self._model.replace(**fields) if fields else self._model
 
-    def _observe(self, data: mjx.Data) -> jax.Array:
-        return observation(self.suite.task, self.suite.model, data)
+    def _fields(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {k: row[k] for k in self._model_fields}
 
-    def _initial(self, row: dict[str, jax.Array]) -> mjx.Data:
-        """Returns a world at an initial state, nothing of its past left."""
-        model = self._with({k: row[k] for k in self.suite.task.randomised})
-        data = self._blank().replace(qpos=row["qpos"], qvel=row["qvel"], act=row["act"])
-        return _solve(model, _step1(model, data), actuated=False)
+    def _observe(self, data: mjx.Data, fields: dict[str, jax.Array]) -> jax.Array:
+        return observation(self.suite.task, self.suite.model, data, fields)
+
+    def _initial(self, row: dict[str, jax.Array]) -> tuple[mjx.Data, jax.Array]:
+        """Returns a world at an initial state, nothing of its past left, and its observation."""
+        fields = self._fields(row)
+        model = self._with(fields)
+        data = self._blank().replace(**{k: row[k] for k in STATE})
+        data = _solve(model, _step1(model, data), actuated=False)
+        data = data.replace(qacc_warmstart=row["qacc_warmstart"])
+        return data, self._observe(data, fields)
 
     def _control_step(self, data: mjx.Data, fields: dict[str, jax.Array], action: jax.Array) -> Any:
         model = self._with(fields)
         data = data.replace(ctrl=self.suite.control(action.astype(self._dtype)))
         substep = lambda _, data: _step1(model, _step2(model, data))  # noqa: E731
         data = jax.lax.fori_loop(0, self.suite.substeps, substep, data)
-        return data, outcome(self.suite.task, self.suite.model, data)
+        return data, outcome(self.suite.task, self.suite.model, data, fields)
 
     # All worlds, traced.
 
-    def _start_worlds(self, pool: dict[str, jax.Array], clocks: jax.Array) -> Any:
+    def _start_worlds(
+        self, pool: dict[str, jax.Array], clocks: jax.Array, filled: jax.Array
+    ) -> Any:
         rows = {k: v[: self._num_envs] for k, v in pool.items()}
-        data = jax.vmap(self._initial)(rows)
+        data, obs = jax.vmap(self._initial)(rows)
         worlds = _Worlds(
             data=data,
-            model_fields={k: rows[k] for k in self.suite.task.randomised},
+            model_fields=self._fields(rows),
             clocks=clocks,
+            rows=jnp.arange(self._num_envs, dtype=jnp.int32),
             pool=pool,
+            filled=filled,
             cursor=jnp.int32(self._num_envs),
         )
-        return worlds, jax.vmap(self._observe)(data)
+        return worlds, obs
 
     def _set_worlds(self, worlds: _Worlds, rows: dict[str, jax.Array]) -> Any:
-        data = jax.vmap(self._initial)(rows)
-        fields = {k: rows[k] for k in self.suite.task.randomised}
-        return worlds._replace(data=data, model_fields=fields), jax.vmap(self._observe)(data)
+        data, obs = jax.vmap(self._initial)(rows)
+        return worlds._replace(data=data, model_fields=self._fields(rows)), obs
 
     def _step_worlds(self, worlds: _Worlds, action: jax.Array) -> Any:
         data, result = jax.vmap(self._control_step)(worlds.data, worlds.model_fields, action)
@@ -205,20 +239,22 @@ class MjxEngine:
             pending, worlds, obs = carry
             # Slots without a world get an index past the end, and their writes are dropped.
             index = jnp.nonzero(pending, size=batch, fill_value=self._num_envs)[0]
-            at = (worlds.cursor + jnp.arange(batch, dtype=jnp.int32)) % self._pool_rows
+            at = (worlds.cursor + jnp.arange(batch, dtype=jnp.int32)) % worlds.filled
+            # Only where worlds die so fast that the pool goes round before it is renewed.
+            again = at == worlds.rows.at[index].get(mode="fill", fill_value=-1)
+            at = jnp.where(again, (at + 1) % worlds.filled, at)
             rows = {k: v[at] for k, v in worlds.pool.items()}
-            fresh = jax.vmap(self._initial)(rows)
+            fresh, first_obs = jax.vmap(self._initial)(rows)
             put = lambda old, new: old.at[index].set(new, mode="drop")  # noqa: E731
-            fields = {k: put(v, rows[k]) for k, v in worlds.model_fields.items()}
             taken = (index < self._num_envs).sum(dtype=jnp.int32)
             worlds = worlds._replace(
                 data=jax.tree.map(put, worlds.data, fresh),
-                model_fields=fields,
-                clocks=worlds.clocks.at[index].set(0, mode="drop"),
-                cursor=(worlds.cursor + taken) % self._pool_rows,
+                model_fields=jax.tree.map(put, worlds.model_fields, self._fields(rows)),
+                clocks=put(worlds.clocks, 0),
+                rows=put(worlds.rows, at),
+                cursor=(worlds.cursor + taken) % worlds.filled,
             )
-            pending = pending.at[index].set(False, mode="drop")
-            return pending, worlds, put(obs, jax.vmap(self._observe)(fresh))
+            return put(pending, False), worlds, put(obs, first_obs)
 
         _, worlds, obs = jax.lax.while_loop(
             lambda carry: carry[0].any(), reset_some, (done, worlds, obs)
@@ -226,15 +262,31 @@ class MjxEngine:
         return worlds, obs
 
 
-def _edited(model: mujoco.MjModel, single: bool) -> mujoco.MjModel:
-    """Returns a copy of dm_control's model with the edits that MJX, and float32, need."""
+def edited(model: mujoco.MjModel, solver: Solver | None) -> mujoco.MjModel:
+    """Returns a copy of dm_control's model with the edits that MJX, and float32, need.
+
+    - MJX computes no energies; nothing of the suite reads them.
+    - MJX refuses pairs of geoms that it cannot collide even where the model disables contacts or
+      constraints, so there they are taken out of collision: nothing is lost.
+    - solver, if given, replaces the budget that is made for float64.
+    """
     model = copy.copy(model)
     model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
-    if single:
-        model.opt.iterations = 20
-        model.opt.ls_iterations = 8
-        model.opt.tolerance = 1e-6
+    if model.opt.disableflags & _NO_CONTACTS:
+        model.geom_contype[:] = model.geom_conaffinity[:] = 0
+    if solver:
+        model.opt.iterations = solver.iterations
+        model.opt.ls_iterations = solver.ls_iterations
+        model.opt.tolerance = solver.tolerance
     return model
+
+
+def _held_fields(model: mjx.Model, suite: Suite) -> tuple[str, ...]:
+    """Returns the per-world fields that MJX has; refuses a user's field that it has not."""
+    held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), jax.Array)]
+    if missing := set(suite.randomization.drawn) - set(held):
+        raise NotImplementedError(f"MJX's model has no array {sorted(missing)[0]} to randomize")
+    return tuple(held)
 
 
 def _renew_rows(
@@ -258,8 +310,10 @@ def _solve(model: mjx.Model, data: mjx.Data, actuated: bool = True) -> mjx.Data:
         model = model.replace(opt=model.opt.replace(disableflags=off))
     data = mjx.fwd_acceleration(model, mjx.fwd_actuation(model, data))
     if data._impl.efc_J.size == 0:
-        return data.replace(qacc=data.qacc_smooth)
-    return mjx.sensor_acc(model, mjx.solve(model, data))
+        data = data.replace(qacc=data.qacc_smooth)
+    else:
+        data = mjx.solve(model, data)
+    return mjx.sensor_acc(model, data)
 
 
 def _step2(model: mjx.Model, data: mjx.Data) -> mjx.Data:

@@ -5,7 +5,9 @@ belongs to the new state. Observation and reward are the task's own functions, v
 evaluated in float64 on arrays gathered from the worlds.
 """
 
+import collections
 import copy
+import logging
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,12 +24,11 @@ from fastsac.envs.dlpack import to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.outcome import observation, outcome
-from fastsac.envs.suite import Suite
+from fastsac.envs.suite import STATE, Suite
 
-_DIVERGED = [
-    int(getattr(mujoco.mjtWarning, f"mjWARN_{kind}"))
-    for kind in ("BADCTRL", "BADQPOS", "BADQVEL", "BADQACC")
-]
+_WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning.__members__)[:-1]]
+_DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel", "badqacc")]
+_THREADS = "native-engine"
 # Below this many microseconds a call, handing the interpreter's lock between threads costs more
 # than the second core brings (2 cores, 64 worlds: reacher 1.4 us 0.6x, cheetah 3.3 us 0.9x,
 # cartpole 7 us 1.3x, walker 35 us 1.8x).
@@ -57,21 +58,28 @@ class NativeEngine:
         cores = len(os.sched_getaffinity(0))
         threads = num_threads or (cores if self._call_us() > _WORTH_A_THREAD_US else 1)
         threads = min(threads, num_envs)
-        # The randomised fields are rows here and written into a thread's model before each world.
+        # Fields that are per world are rows here, written into a thread's model before each world.
         self._rows: Rows = {
             k: np.repeat(getattr(suite.model, k)[None], num_envs, axis=0)
-            for k in suite.task.randomised
+            for k in suite.model_fields
         }
         self._models = [copy.copy(suite.model) for _ in range(threads)]
         bounds = np.linspace(0, num_envs, threads + 1).astype(int)
         self._slices = list(zip(bounds[:-1], bounds[1:], strict=True))
-        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="native-engine")
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
         self._pending: list[Future[None]] = []
         self._pool: InitialStates | None = None
         self._clocks = np.zeros(num_envs, np.int64)
 
-        self._fields = _GatheredFields(self._datas, self._read_fields())
-        self._warnings = [data.warning.number for data in self._datas]
+        self.warnings: collections.Counter[str] = collections.Counter()
+        self._warning_numbers = [data.warning.number for data in self._datas]
+        self._warned_before = np.stack(self._warning_numbers)
+        # dm_control logs each of MuJoCo's warnings; those of the engine's threads are counted here.
+        logging.getLogger("absl").addFilter(_not_from_an_engine)
+
+        fields, model_fields = self._read_fields()
+        self._fields = _GatheredFields(self._datas, fields)
+        self._read_rows = {k: self._rows[k] for k in sorted(model_fields)}
         self._outcome = self._compile(outcome)
         self._observation = self._compile(observation)
         self.obs_dim = int(self._observe().shape[1])
@@ -100,7 +108,7 @@ class NativeEngine:
         for future in pending:
             future.result()
         obs, reward, terminated, valid = map(to_torch, self._outcome(self._fields.gather()))
-        warned = np.stack(self._warnings)[:, _DIVERGED].any(axis=1)
+        warned = self._count_warnings()
         invalid = ~valid | torch.from_numpy(warned)
         if warned.any():  # the state is MuJoCo's reset one, finite but not the step's result
             obs, reward = obs.masked_fill(invalid[:, None], 0), reward.masked_fill(invalid, 0)
@@ -123,7 +131,7 @@ class NativeEngine:
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float64."""
-        state = {k: np.stack([getattr(d, k) for d in self._datas]) for k in ("qpos", "qvel", "act")}
+        state = {k: np.stack([getattr(d, k) for d in self._datas]) for k in STATE}
         return {k: torch.from_numpy(v.copy()) for k, v in (state | self._rows).items()}
 
     def set_state(self, state: Rows) -> torch.Tensor:
@@ -175,34 +183,53 @@ class NativeEngine:
             for name, values in self._rows.items():
                 values[i] = rows[name][k]
                 getattr(model, name)[...] = values[i]
-            data.qpos[:], data.qvel[:], data.act[:] = (
-                rows["qpos"][k],
-                rows["qvel"][k],
-                rows["act"][k],
-            )
+            for name in STATE:
+                getattr(data, name)[:] = rows[name][k]
             mujoco.mj_forward(model, data)
+            data.qacc_warmstart[:] = rows["qacc_warmstart"][k]
+            self._warned_before[i] = data.warning.number
         model.opt.disableflags = flags
+
+    def _count_warnings(self) -> np.ndarray:
+        """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged."""
+        numbers = np.stack(self._warning_numbers)
+        new = numbers - self._warned_before
+        if not new.any():
+            return np.zeros(self._num_envs, bool)
+        self._warned_before = numbers
+        for kind, count in zip(_WARNINGS, new.sum(axis=0).tolist(), strict=True):
+            if count and kind not in self.warnings:
+                logging.getLogger("fastsac").warning(
+                    "%s: MuJoCo warns of %s in world %d; the count goes on in env.warnings",
+                    self.suite.task.full_name,
+                    kind,
+                    int(new[:, _WARNINGS.index(kind)].argmax()),
+                )
+            self.warnings[kind] += count
+        self.warnings = +self.warnings
+        return new[:, _DIVERGED].any(axis=1)
 
     def _observe(self) -> torch.Tensor:
         return to_torch(self._observation(self._fields.gather()))
 
     def _compile(self, function: Any) -> Any:
-        """Returns function(task, model, data) of the gathered fields, on the CPU in float64."""
+        """Returns the function of a world for all, on the CPU in float64."""
         bound = partial(function, self.suite.task, self.suite.model)
-        compiled = jax.jit(jax.vmap(lambda fields: bound(SimpleNamespace(**fields))))
+        compiled = jax.jit(jax.vmap(lambda fields, rows: bound(SimpleNamespace(**fields), rows)))
         cpu = jax.devices("cpu")[0]  # also where jax's default device is a GPU
 
         def evaluate(fields: Rows) -> Any:
             with jax.enable_x64(True), jax.default_device(cpu):
-                return compiled(fields)
+                return compiled(fields, self._read_rows)
 
         return evaluate
 
-    def _read_fields(self) -> set[str]:
-        """Returns the names of the fields that the task reads, found by running it once."""
-        recorder = _Recorder(self._datas[0])
-        outcome(self.suite.task, self.suite.model, recorder)
-        return recorder.names
+    def _read_fields(self) -> tuple[set[str], set[str]]:
+        """Returns what the task reads of data and of the model's rows, found by running it once."""
+        data = _Recorder(self._datas[0])
+        model_fields = _RecordedRows({k: v[0] for k, v in self._rows.items()})
+        outcome(self.suite.task, self.suite.model, data, model_fields)
+        return data.names, model_fields.names
 
     def _call_us(self) -> float:
         """Measures the microseconds of one call into MuJoCo, on a world that stays untouched."""
@@ -231,6 +258,18 @@ class _Recorder:
         return jax.numpy.asarray(_shaped(name, np.asarray(getattr(self._data, name))))
 
 
+class _RecordedRows(dict[str, np.ndarray]):
+    """One world's model fields; notes which were asked for."""
+
+    def __init__(self, fields: Rows):
+        super().__init__(fields)
+        self.names = set[str]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
 class _GatheredFields:
     """Copies of some fields of all worlds, each stacked in one array (B, ...)."""
 
@@ -247,3 +286,7 @@ class _GatheredFields:
         for views, flat in self._copies:
             np.concatenate(views, out=flat)
         return self._stacked
+
+
+def _not_from_an_engine(record: logging.LogRecord) -> bool:
+    return not (record.threadName or "").startswith(_THREADS)

@@ -1,5 +1,45 @@
 """The suite's domains, a file each; importing this package registers their tasks."""
 
-from fastsac.envs.tasks import cartpole, cheetah, humanoid, reacher, walker
+from fastsac.envs.tasks import (
+    acrobot,
+    ball_in_cup,
+    cartpole,
+    cheetah,
+    dog,
+    finger,
+    fish,
+    hopper,
+    humanoid,
+    humanoid_CMU,
+    lqr,
+    manipulator,
+    pendulum,
+    point_mass,
+    quadruped,
+    reacher,
+    stacker,
+    swimmer,
+    walker,
+)
 
-__all__ = ["cartpole", "cheetah", "humanoid", "reacher", "walker"]
+__all__ = [
+    "acrobot",
+    "ball_in_cup",
+    "cartpole",
+    "cheetah",
+    "dog",
+    "finger",
+    "fish",
+    "hopper",
+    "humanoid",
+    "humanoid_CMU",
+    "lqr",
+    "manipulator",
+    "pendulum",
+    "point_mass",
+    "quadruped",
+    "reacher",
+    "stacker",
+    "swimmer",
+    "walker",
+]

@@ -4,16 +4,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from dm_control.suite import cartpole as dm_cartpole
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import FLOAT32_SOLVER, Task, register
+from fastsac.envs.registry import ENERGY_OFF, Task, add, add_family
 from fastsac.envs.rewards import tolerance
 
 CART_RANGE = (-0.25, 0.25)  # m
 ANGLE_COSINE_RANGE = (0.995, 1.0)
 FIRST_POLE = 2  # body id, after world and cart
-
-DEVIATIONS = (FLOAT32_SOLVER, "energy computation off (MJX has none; nothing reads it)")
 
 
 def cart_position(physics: Physics) -> jax.Array:
@@ -52,10 +51,21 @@ def sparse_reward(physics: Physics) -> jax.Array:
     return cart_in_bounds * tolerance(pole_angle_cosine(physics), ANGLE_COSINE_RANGE).prod()
 
 
-_cartpole = partial(Task, domain="cartpole", observe=observe, deviations=DEVIATIONS)
-register(_cartpole(name="balance", reward=smooth_reward))
-register(_cartpole(name="balance_sparse", reward=sparse_reward))
-register(_cartpole(name="swingup", reward=smooth_reward))
-register(_cartpole(name="swingup_sparse", reward=sparse_reward))
-register(_cartpole(name="two_poles", reward=smooth_reward))
-register(_cartpole(name="three_poles", reward=smooth_reward))
+_cartpole = partial(Task, domain="cartpole", observe=observe, deviations=(ENERGY_OFF,))
+add(_cartpole(name="balance", reward=smooth_reward))
+add(_cartpole(name="balance_sparse", reward=sparse_reward))
+add(_cartpole(name="swingup", reward=smooth_reward))
+add(_cartpole(name="swingup_sparse", reward=sparse_reward))
+add(_cartpole(name="two_poles", reward=smooth_reward))
+add(_cartpole(name="three_poles", reward=smooth_reward))
+
+
+def poles(count: int) -> Task:
+    """The swing-up with any number of poles."""
+    if count < 1:
+        raise ValueError("it takes a pole at least")
+    load = lambda random: dm_cartpole.three_poles(random=random, num_poles=count)  # noqa: E731
+    return _cartpole(name=f"{count}_poles", reward=smooth_reward, load=load)
+
+
+add_family("cartpole_<k>_poles", poles)

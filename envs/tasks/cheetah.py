@@ -3,7 +3,7 @@
 import jax
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, register
+from fastsac.envs.registry import Task, add
 from fastsac.envs.rewards import tolerance
 
 RUN_SPEED = 10.0  # m/s, at and above which the reward is 1
@@ -28,4 +28,4 @@ def reward(physics: Physics) -> jax.Array:
     )
 
 
-register(Task(domain="cheetah", name="run", observe=observe, reward=reward))
+add(Task(domain="cheetah", name="run", observe=observe, reward=reward))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import FLOAT32_SOLVER, Task, register
+from fastsac.envs.registry import Task, add
 from fastsac.envs.rewards import tolerance
 
 STAND_HEIGHT = 1.4  # m, of the head, above which the stand reward is 1
@@ -15,7 +15,6 @@ RUN_SPEED = 10.0  # m/s
 ROOT_QPOS = 7  # entries of the free root joint in qpos
 
 DEVIATIONS = (
-    FLOAT32_SOLVER,
     "MJX's capsule contacts differ from C's: with random actions, in float64 too, an observation "
     "is off by 5e-4 or less after nine control steps in ten, and by up to 2.4 after an impact",
 )
@@ -93,7 +92,7 @@ def move_reward(physics: Physics, speed: float) -> jax.Array:
 
 _humanoid = partial(Task, domain="humanoid", observe=observe, deviations=DEVIATIONS)
 _run = partial(move_reward, speed=RUN_SPEED)
-register(_humanoid(name="stand", reward=stand_reward))
-register(_humanoid(name="walk", reward=partial(move_reward, speed=WALK_SPEED)))
-register(_humanoid(name="run", reward=_run))
-register(_humanoid(name="run_pure_state", observe=observe_pure_state, reward=_run))
+add(_humanoid(name="stand", reward=stand_reward))
+add(_humanoid(name="walk", reward=partial(move_reward, speed=WALK_SPEED)))
+add(_humanoid(name="run", reward=_run))
+add(_humanoid(name="run_pure_state", observe=observe_pure_state, reward=_run))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, register
+from fastsac.envs.registry import Task, add
 from fastsac.envs.rewards import tolerance
 
 
@@ -30,5 +30,5 @@ def reward(physics: Physics) -> jax.Array:
 
 
 _reacher = partial(Task, domain="reacher", observe=observe, reward=reward)
-register(_reacher(name="easy", randomised=("geom_pos",)))
-register(_reacher(name="hard", randomised=("geom_pos",)))
+add(_reacher(name="easy", randomised=("geom_pos",)))
+add(_reacher(name="hard", randomised=("geom_pos",)))

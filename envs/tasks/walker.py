@@ -5,7 +5,7 @@ from functools import partial
 import jax
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, register
+from fastsac.envs.registry import Task, add
 from fastsac.envs.rewards import tolerance
 
 STAND_HEIGHT = 1.2  # m, of the torso, above which the stand reward is 1
@@ -59,6 +59,6 @@ def move_reward(physics: Physics, speed: float) -> jax.Array:
 
 
 _walker = partial(Task, domain="walker", observe=observe)
-register(_walker(name="stand", reward=stand_reward))
-register(_walker(name="walk", reward=partial(move_reward, speed=WALK_SPEED)))
-register(_walker(name="run", reward=partial(move_reward, speed=RUN_SPEED)))
+add(_walker(name="stand", reward=stand_reward))
+add(_walker(name="walk", reward=partial(move_reward, speed=WALK_SPEED)))
+add(_walker(name="run", reward=partial(move_reward, speed=RUN_SPEED)))

@@ -7,7 +7,7 @@ import torch
 
 import fastsac
 from fastsac.envs.registry import find
-from fastsac.envs.suite import load
+from fastsac.envs.suite import STATE, action_range, load
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,14 +28,13 @@ class DmControl:
 
     def state(self) -> dict[str, np.ndarray]:
         """The state as VectorEnv.set_state takes it for one world."""
-        names = {k: self.physics.data for k in ("qpos", "qvel", "act")}
+        names = {k: self.physics.data for k in STATE}
         names |= {k: self.physics.model for k in self.task.randomised}
         return {k: np.array(getattr(owner, k))[None] for k, owner in names.items()}
 
     def step(self, action: np.ndarray):
         """Returns flat observation, reward and the TimeStep."""
-        spec = self.env.action_spec()
-        low, high = spec.minimum, spec.maximum
+        low, high = action_range(self.env)
         step = self.env.step((high + low) / 2 + (high - low) / 2 * action.astype(np.float64))
         return self._flat(step), step.reward, step
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from fastsac.envs.initial_states import CHUNK, InitialStates
+from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load, load_suite
 
@@ -23,20 +23,26 @@ def pool():
         one.close()
 
 
-@pytest.mark.parametrize("task", ["reacher_hard", "cartpole_swingup", "walker_run"])
+def row_seed(seed, index):
+    """The random state of a row, as the module's docstring of InitialStates says: one of its own."""
+    return np.random.SeedSequence([seed, index]).spawn(2)[0].generate_state(8)
+
+
+@pytest.mark.parametrize("task", ["reacher_hard", "finger_turn_easy", "walker_run", "lqr_lqr_2_1"])
 def test_rows_are_dm_controls_own_draws(task, pool):
-    rows = pool(task, seed=7).take(CHUNK + 3)
-    env = load(find(task), seed=0)
-    expected = []
-    for chunk, count in ((0, CHUNK), (1, 3)):
-        env.task.random.seed(np.random.SeedSequence([7, chunk]).generate_state(8))
-        for _ in range(count):
-            env.reset()
-            expected.append(np.array(env.physics.data.qpos))
-            target = np.array(env.physics.model.geom_pos)
-    np.testing.assert_array_equal(rows["qpos"], expected)
-    if task == "reacher_hard":
-        np.testing.assert_array_equal(rows["geom_pos"][-1], target)
+    rows = pool(task, seed=7).take(20)
+    task = find(task)
+    env = load(task, 0)
+    for index in range(20):
+        if task.model_is_drawn:
+            env = load(task, np.random.RandomState(row_seed(7, index)))
+        else:
+            env.task.random.seed(row_seed(7, index))
+        env.reset()
+        for name in ("qpos", "qvel", "act", "qacc_warmstart"):
+            np.testing.assert_array_equal(rows[name][index], getattr(env.physics.data, name))
+        for name in task.randomised:
+            np.testing.assert_array_equal(rows[name][index], getattr(env.physics.model, name))
 
 
 @pytest.mark.parametrize("sizes", [[200], [1] * 200, [64, 64, 72], [3, 130, 67]])
@@ -56,7 +62,7 @@ def test_sequence_does_not_depend_on_the_threads_timing(pool):
         np.testing.assert_array_equal(ours["qpos"], theirs["qpos"])
 
 
-@pytest.mark.parametrize("start", [1, CHUNK - 1, CHUNK, 3 * CHUNK + 5])
+@pytest.mark.parametrize("start", [1, 15, 16, 200])
 def test_start_skips_rows(start, pool):
     whole = pool("reacher_hard", seed=3).take(start + 10)
     later = pool("reacher_hard", seed=3, start=start)
@@ -65,13 +71,13 @@ def test_start_skips_rows(start, pool):
 
 
 def test_no_row_is_drawn_twice_and_seeds_differ(pool):
-    rows = pool("reacher_hard", seed=4).take(4 * CHUNK)
-    assert np.unique(rows["qpos"], axis=0).shape[0] == 4 * CHUNK
+    rows = pool("reacher_hard", seed=4).take(256)
+    assert np.unique(rows["qpos"], axis=0).shape[0] == 256
     # Joint angles and target are independent draws: one key used twice would tie them together.
     target = find("reacher_hard").randomised[0]
     angles = np.arctan2(*rows[target][:, 6, :2].T)
     assert abs(np.corrcoef(angles, rows["qpos"][:, 0])[0, 1]) < 0.2
-    other = pool("reacher_hard", seed=5).take(CHUNK)
+    other = pool("reacher_hard", seed=5).take(64)
     assert not np.isin(other["qpos"], rows["qpos"]).any()
 
 
@@ -83,4 +89,4 @@ def test_a_failure_in_the_thread_reaches_the_caller(pool):
 
     source._env.task.initialize_episode = broken
     with pytest.raises(FloatingPointError, match="bad draw"):
-        source.take(2 * CHUNK)
+        source.take(200)

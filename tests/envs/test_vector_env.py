@@ -70,7 +70,7 @@ def test_worlds_have_their_own_randomised_fields(engine, make):
     env = make("reacher_hard", num_envs=4, engine=engine)
     obs, _ = env.reset(seed=0)
     state = env.get_state()
-    assert set(state) == {"qpos", "qvel", "act", "geom_pos"}
+    assert set(state) == {"qpos", "qvel", "act", "qacc_warmstart", "geom_pos"}
     target = env.suite.model.geom("target").id
     targets = state["geom_pos"][:, target, :2]
     assert torch.unique(targets, dim=0).shape[0] == 4

@@ -1,0 +1,84 @@
+"""Humanoid with 56 actuators. Port of dm_control.suite.humanoid_CMU."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from fastsac.envs.physics import Physics
+from fastsac.envs.registry import Task, add
+from fastsac.envs.rewards import tolerance
+
+STAND_HEIGHT = 1.4  # m, of the head, above which the stand reward is 1
+WALK_SPEED = 1.0  # m/s
+RUN_SPEED = 10.0  # m/s
+ROOT_QPOS = 7  # entries of the free root joint in qpos
+
+
+def thorax_upright(physics: Physics) -> jax.Array:
+    """The thorax's y axis points up."""
+    return physics.body("thorax").xmat[2, 1]
+
+
+def head_height(physics: Physics) -> jax.Array:
+    return physics.body("head").xpos[2]
+
+
+def centre_of_mass_velocity(physics: Physics) -> jax.Array:
+    return physics.sensor("thorax_subtreelinvel").data
+
+
+def extremities(physics: Physics) -> jax.Array:
+    """Hands and feet, left then right, in the thorax's frame, m."""
+    thorax = physics.body("thorax")
+    limbs = [side + limb for side in "lr" for limb in ("hand", "foot")]
+    return jnp.concatenate([(physics.body(x).xpos - thorax.xpos) @ thorax.xmat for x in limbs])
+
+
+def observe(physics: Physics) -> dict[str, jax.Array]:
+    return {
+        "joint_angles": physics.qpos[ROOT_QPOS:],
+        "head_height": head_height(physics),
+        "extremities": extremities(physics),
+        "torso_vertical": physics.body("thorax").xmat[2],
+        "com_velocity": centre_of_mass_velocity(physics),
+        "velocity": physics.qvel,
+    }
+
+
+def small_control_stand(physics: Physics) -> jax.Array:
+    """The factor that every task's reward shares: standing upright with little effort."""
+    standing = tolerance(
+        head_height(physics), bounds=(STAND_HEIGHT, float("inf")), margin=STAND_HEIGHT / 4
+    )
+    upright = tolerance(
+        thorax_upright(physics),
+        bounds=(0.9, float("inf")),
+        sigmoid="linear",
+        margin=1.9,
+        value_at_margin=0,
+    )
+    effort = tolerance(physics.ctrl, margin=1, value_at_margin=0, sigmoid="quadratic").mean()
+    return (4 + effort) / 5 * standing * upright
+
+
+def stand_reward(physics: Physics) -> jax.Array:
+    dont_move = tolerance(centre_of_mass_velocity(physics)[:2], margin=2).mean()
+    return small_control_stand(physics) * dont_move
+
+
+def move_reward(physics: Physics, speed: float) -> jax.Array:
+    move = tolerance(
+        jnp.linalg.norm(centre_of_mass_velocity(physics)[:2]),
+        bounds=(speed, float("inf")),
+        margin=speed,
+        value_at_margin=0,
+        sigmoid="linear",
+    )
+    return small_control_stand(physics) * (5 * move + 1) / 6
+
+
+_humanoid = partial(Task, domain="humanoid_CMU", observe=observe)
+add(_humanoid(name="stand", reward=stand_reward))
+add(_humanoid(name="walk", reward=partial(move_reward, speed=WALK_SPEED)))
+add(_humanoid(name="run", reward=partial(move_reward, speed=RUN_SPEED)))
