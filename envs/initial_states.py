@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.envs.suite import STATE, Suite, load
+from fastsac.envs.suite import SENSORS, STATE, Suite, load
 
 # Rows that the thread draws at a time, and how many such jobs it is ahead.
 _ROWS_A_JOB = 16
@@ -18,8 +18,8 @@ Rows = dict[str, np.ndarray]
 class InitialStates:
     """An endless sequence of initial states, fixed by the seed whatever the thread's timing.
 
-    A row holds qpos, qvel, act, the warm start and the model fields that are per world, float64,
-    as dm_control leaves them after ``initialize_episode``. Every row is drawn with a random state
+    A row holds qpos, qvel, act, the warm start, sensordata and the model fields that are per world,
+    float64, as dm_control leaves them after ``initialize_episode``. Every row is drawn with a random state
     of its own, so that the sequence can be entered anywhere.
 
     Args:
@@ -79,6 +79,6 @@ class InitialStates:
         self.suite.randomization.apply(physics.model.ptr, np.random.default_rng(of_user))
         with physics.reset_context():
             self._env.task.initialize_episode(physics)
-        fields = {k: physics.data for k in STATE}
+        fields = {k: physics.data for k in (*STATE, SENSORS)}
         fields |= {k: physics.model for k in self.suite.model_fields}
         return {k: np.array(getattr(owner, k), np.float64) for k, owner in fields.items()}

@@ -16,6 +16,8 @@ from fastsac.envs.registry import Task
 # Of a state, besides the model fields that are per world. The warm start makes a state whole: from
 # it the solver goes on exactly where it was.
 STATE = ("qpos", "qvel", "act", "qacc_warmstart")
+# Of an initial state besides, so that MJX need not solve for the forces in order to observe it.
+SENSORS = "sensordata"
 # Control steps of an episode without a time limit (lqr): as good as endless, and within int32.
 ENDLESS = 2**30
 

@@ -22,7 +22,7 @@ from fastsac.envs.engines import Step
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.outcome import observation, outcome
 from fastsac.envs.registry import Solver
-from fastsac.envs.suite import STATE, Suite
+from fastsac.envs.suite import SENSORS, STATE, Suite
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
 # spread episode clocks one world in a thousand ends per step.
@@ -161,7 +161,7 @@ class MjxEngine:
         return {
             k: self._put(v.astype(self._dtype))
             for k, v in rows.items()
-            if k in STATE or k in self._model_fields
+            if k in (*STATE, SENSORS, *self._model_fields)
         }
 
     def _put(self, value: np.ndarray) -> jax.Array:
@@ -184,12 +184,20 @@ class MjxEngine:
         return observation(self.suite.task, self.suite.model, data, fields)
 
     def _initial(self, row: dict[str, jax.Array]) -> tuple[mjx.Data, jax.Array]:
-        """Returns a world at an initial state, nothing of its past left, and its observation."""
+        """Returns a world at an initial state, nothing of its past left, and its observation.
+
+        A row of dm_control's brings the sensors that depend on forces; without them the forces
+        are solved for, which costs about as much as a physics step, to compile as well.
+        """
         fields = self._fields(row)
         model = self._with(fields)
         data = self._blank().replace(**{k: row[k] for k in STATE})
-        data = _solve(model, _step1(model, data), actuated=False)
-        data = data.replace(qacc_warmstart=row["qacc_warmstart"])
+        data = _step1(model, data)
+        if SENSORS in row:
+            data = data.replace(qacc=row["qacc_warmstart"], sensordata=row[SENSORS])
+        else:
+            data = _solve(model, data, actuated=False)
+            data = data.replace(qacc_warmstart=row["qacc_warmstart"])
         return data, self._observe(data, fields)
 
     def _control_step(self, data: mjx.Data, fields: dict[str, jax.Array], action: jax.Array) -> Any:

@@ -23,8 +23,20 @@ class DmControl:
     def __init__(self, task: str, seed: int):
         self.task = find(task)
         self.env = load(self.task, seed)
-        self.physics = self.env.physics
-        self.obs = self._flat(self.env.reset())
+        self.obs = _flat(self.env.reset())
+
+    @property
+    def physics(self):
+        return self.env.physics
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Starts the first episode of an environment with this seed; returns flat observation."""
+        if self.task.model_is_drawn:
+            self.env = load(self.task, seed)
+        else:
+            self.env.task.random.seed(seed)
+        self.obs = _flat(self.env.reset())
+        return self.obs
 
     def state(self) -> dict[str, np.ndarray]:
         """The state as VectorEnv.set_state takes it for one world."""
@@ -36,11 +48,11 @@ class DmControl:
         """Returns flat observation, reward and the TimeStep."""
         low, high = action_range(self.env)
         step = self.env.step((high + low) / 2 + (high - low) / 2 * action.astype(np.float64))
-        return self._flat(step), step.reward, step
+        return _flat(step), step.reward, step
 
-    @staticmethod
-    def _flat(step) -> np.ndarray:
-        return np.concatenate([np.ravel(x) for x in step.observation.values()])
+
+def _flat(step) -> np.ndarray:
+    return np.concatenate([np.ravel(x) for x in step.observation.values()])
 
 
 @pytest.fixture

@@ -1,0 +1,166 @@
+"""Error and cost of MJX's float32 solver budgets against C MuJoCo; writes results/solver.md.
+
+    python -m fastsac.bench.solver [TASK ...]
+
+Each budget runs the same worlds from the same initial states with the same random actions as the
+native engine. "dm_control" is dm_control's own budget (100 iterations, 50 of the line search,
+tolerance 1e-8), so that its error is what float32 causes by itself. Costs are of this machine's
+CPU and relative to it; on a GPU the slowest world sets the pace.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from fastsac.bench.harness import RESULTS, machine
+from fastsac.envs.engines.mjx import MjxEngine
+from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.registry import Solver, Task, find, tasks
+from fastsac.envs.suite import load_suite
+from fastsac.envs.vector_env import VectorEnv
+
+DM_CONTROL = Solver(iterations=100, ls_iterations=50, tolerance=1e-8)
+WORLDS = 8
+AFTER = (1, 10, 50)  # control steps
+_ROWS = RESULTS / "solver.jsonl"
+_TABLE = RESULTS / "solver.md"
+_TIMED_REPETITIONS = 5
+_STEPS_PER_REPETITION = 10
+
+_HEADER = """\
+# MJX's solver budgets in float32
+
+Written by `python -m fastsac.bench.solver`. An error is the largest difference of a world's qpos
+(m, rad) from C MuJoCo's in float64, the median of {worlds} worlds, after so many control steps of
+the same random actions from the same initial states. "dm_control" is its own budget, so its error
+is what float32 causes by itself; once contacts make a run chaotic (1e-2 and more) the three
+budgets are equally far off. Cost is the time of a control step relative to dm_control's budget, on
+{cpu}, {cores} cores, mujoco-mjx {mjx}, jax {jax}, commit {commit}, {date}.
+
+| task | budget | iterations, line search, tolerance | {after} | cost |
+|---|---|---|{dashes}|---|
+"""
+
+
+def budgets(task: Task) -> dict[str, Solver]:
+    """The budgets to compare, dm_control's first."""
+    return {"dm_control": DM_CONTROL, "faithful": task.solver, "fast": task.fast_solver}
+
+
+def models() -> list[str]:
+    """A task for each model that MJX holds: those of a domain often share theirs."""
+    seen, names = set[Any](), []
+    for name in tasks():
+        task = find(name)
+        if task.mjx_refusal:
+            continue
+        model = load_suite(task).model
+        key = (task.domain, model.nq, model.nu, model.ngeom, model.dof_damping.tobytes())
+        if key not in seen:
+            seen.add(key)
+            names.append(name)
+    return names
+
+
+def measure(name: str) -> Iterator[dict[str, Any]]:
+    """Yields a row a budget: errors after 1, 10 and 50 control steps, and the relative cost."""
+    suite = load_suite(find(name))
+    reference = _Run(NativeEngine(suite, WORLDS))
+    generator = torch.Generator().manual_seed(0)
+    shape = (max(AFTER), WORLDS, suite.action_dim)
+    actions = torch.rand(shape, generator=generator) * 2 - 1
+    expected = reference.positions(actions)
+    runs = {}
+    for budget, solver in budgets(suite.task).items():
+        task = dataclasses.replace(suite.task, solver=solver)
+        runs[budget] = _Run(MjxEngine(dataclasses.replace(suite, task=task), WORLDS))
+    errors = {k: (run.positions(actions) - expected).abs().amax(dim=2) for k, run in runs.items()}
+    seconds = _seconds(runs, actions)
+    for budget, solver in budgets(suite.task).items():
+        yield {
+            "task": name,
+            "budget": budget,
+            **dataclasses.asdict(solver),
+            "worlds": WORLDS,
+            "qpos_error": {n: float(errors[budget][n - 1].nanmedian()) for n in AFTER},
+            "qpos_error_worst": {n: float(errors[budget][n - 1].max()) for n in AFTER},
+            "cost": round(seconds[budget] / seconds["dm_control"], 3),
+        }
+    for run in (reference, *runs.values()):
+        run.env.close()
+
+
+class _Run:
+    """One engine's worlds, started alike."""
+
+    def __init__(self, engine: Any):
+        self.env = VectorEnv(engine, WORLDS, engine.device, seed=0)
+
+    def positions(self, actions: torch.Tensor) -> torch.Tensor:
+        """Returns qpos (steps, B, nq) float64 after each of the actions (steps, B, A)."""
+        self.env.reset(seed=0)
+        found = []
+        for action in actions:
+            self.env.step(action.to(self.env.device))
+            found.append(self.env.get_state()["qpos"].double().cpu())
+        return torch.stack(found)
+
+
+def _seconds(runs: dict[str, _Run], actions: torch.Tensor) -> dict[str, float]:
+    """Returns the median seconds of a control step, the runs taking turns."""
+    samples: dict[str, list[float]] = {k: [] for k in runs}
+    for _ in range(_TIMED_REPETITIONS):
+        for budget, run in runs.items():
+            run.env.reset(seed=0)
+            start = time.perf_counter()
+            for action in actions[:_STEPS_PER_REPETITION]:
+                obs = run.env.step(action.to(run.env.device))[0]
+            obs.sum().item()
+            samples[budget].append((time.perf_counter() - start) / _STEPS_PER_REPETITION)
+    return {k: statistics.median(v) for k, v in samples.items()}
+
+
+def _write_table(rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
+    after = " | ".join(f"after {n}" for n in AFTER)
+    versions = where["versions"]
+    text = _HEADER.format(
+        worlds=WORLDS,
+        cpu=where["cpu"],
+        cores=where["cores"],
+        mjx=versions["mujoco-mjx"],
+        jax=versions["jax"],
+        commit=where["commit"],
+        date=where["date"],
+        after=after,
+        dashes="|".join(["---"] * len(AFTER)),
+    )
+    for row in rows:
+        errors = " | ".join(f"{row['qpos_error'][str(n)]:.0e}" for n in AFTER)
+        text += (
+            f"| {row['task']} | {row['budget']} | {row['iterations']}, {row['ls_iterations']}, "
+            f"{row['tolerance']:g} | {errors} | {row['cost']:.2f} |\n"
+        )
+    _TABLE.write_text(text)
+
+
+def main(names: list[str]) -> None:
+    """Measures these tasks, or one of each model, and writes the table of all rows so far."""
+    where = machine()
+    rows = [json.loads(x) for x in _ROWS.read_text().splitlines()] if _ROWS.exists() else []
+    for name in names or models():
+        measured = [json.loads(json.dumps({**row, **where})) for row in measure(name)]
+        rows = sorted([r for r in rows if r["task"] != name] + measured, key=lambda r: r["task"])
+        _ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        _write_table(rows, where)
+        for row in measured:
+            print(name, row["budget"], row["qpos_error"], row["cost"], flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
