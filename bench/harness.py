@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -32,20 +33,30 @@ class Case:
         unit: what ``work`` counts.
         open: a context that sets the case up and yields ``work``: a call of it does one
             repetition, waits for the device, and returns how many units it did.
+        group: cases of one group are timed side by side, groups one after another.
+        baseline: the group's other cases are also given as multiples of this one.
     """
 
     labels: dict[str, Any]
     unit: str
     open: Callable[[], Any]
+    group: str = ""
+    baseline: bool = False
 
 
 def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
-    """Times all cases side by side (A B A B ...), after one untimed repetition of each.
+    """Times the cases of each group side by side (A B A B ...), after one untimed round.
 
     Yields:
-        A row a case: its labels, the median rate with quartiles, and the machine.
+        A row a case: its labels, the median rate with quartiles, where its group has a baseline
+        the median of the rounds' ratios to it, and the machine.
     """
     where = machine()
+    for _, group in itertools.groupby(cases, key=lambda case: case.group):
+        yield from ({**row, **where} for row in _run_group(list(group), repetitions))
+
+
+def _run_group(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
         works = [stack.enter_context(case.open()) for case in cases]
         for work in works:
@@ -56,15 +67,17 @@ def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
                 start = time.perf_counter()
                 count = work()
                 sample.append(count / (time.perf_counter() - start))
+    baseline = [sample for case, sample in zip(cases, rates, strict=True) if case.baseline]
     for case, sample in zip(cases, rates, strict=True):
         low, median, high = np.quantile(sample, [0.25, 0.5, 0.75])
+        ratio = np.median(np.divide(sample, baseline[0])) if baseline else None
         yield {
             **case.labels,
             "unit": f"{case.unit}/s",
             "median": round(float(median), 1),
             "quartiles": [round(float(low), 1), round(float(high), 1)],
             "repetitions": repetitions,
-            **where,
+            **({} if ratio is None else {"ratio": round(float(ratio), 3)}),
         }
 
 
@@ -89,17 +102,20 @@ def machine() -> dict[str, Any]:
 
 def main(args: list[str]) -> None:
     """Runs ``fastsac bench``."""
-    from fastsac.bench import envs, learner
+    from fastsac.bench import envpool, envs, learner
 
-    levels = {"envs": envs.cases, "learner": learner.cases}
+    levels = {"envs": envs.cases, "learner": learner.cases, "envpool": envpool.cases}
+    usual = ("envs", "learner")  # envpool is somebody else's package: only when asked for
     parser = argparse.ArgumentParser(prog="fastsac bench", description="Measures this machine.")
-    parser.add_argument("levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(levels)}")
+    parser.add_argument(
+        "levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(levels)} (all but envpool)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parsed = parser.parse_args(args)
     if unknown := set(parsed.levels) - set(levels):
         raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {', '.join(levels)}")
-    for level in parsed.levels or levels:
+    for level in parsed.levels or usual:
         for row in run(levels[level](), repetitions=3 if parsed.quick else 15):
             print(_line(level, row), flush=True)
             if parsed.json:
@@ -119,9 +135,10 @@ def closing(work: Callable[[], int], close: Callable[[], None]) -> Iterator[Call
 def _line(level: str, row: dict[str, Any]) -> str:
     labels = [str(v) for v in list(row.values())[: list(row).index("unit")]]
     low, high = row["quartiles"]
+    ratio = f" {row['ratio']:.2f}x" if "ratio" in row else ""
     return (
         f"{level:8} {' '.join(f'{label:>18}' for label in labels)} "
-        f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f})"
+        f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f}){ratio}"
     )
 
 
