@@ -18,9 +18,9 @@ Rows = dict[str, np.ndarray]
 class InitialStates:
     """An endless sequence of initial states, fixed by the seed whatever the thread's timing.
 
-    A row holds qpos, qvel, act, the warm start, sensordata and the model fields that are per world,
-    float64, as dm_control leaves them after ``initialize_episode``. Every row is drawn with a random state
-    of its own, so that the sequence can be entered anywhere.
+    A row holds qpos, qvel, act, the warm start, sensordata and the model fields that are per
+    world, float64, as dm_control leaves them after ``initialize_episode``. Every row is drawn with
+    a random state of its own, so that the sequence can be entered anywhere.
 
     Args:
         suite: the task.

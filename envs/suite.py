@@ -63,6 +63,7 @@ class Suite:
         model: the compiled model, as dm_control leaves it after an episode's initialisation.
         substeps: physics steps per control step.
         max_episode_steps: control steps until the time limit truncates.
+        obs_dim: the entries of a flattened observation.
         action_low: (A,) float64, the control that an action of -1 stands for.
         action_high: (A,) float64, the control that an action of 1 stands for.
         randomization: the user's draws of model fields.
@@ -72,6 +73,7 @@ class Suite:
     model: mujoco.MjModel
     substeps: int
     max_episode_steps: int
+    obs_dim: int
     action_low: np.ndarray
     action_high: np.ndarray
     randomization: Randomization = NONE
@@ -114,6 +116,7 @@ def load_suite(task: Task, randomize: Mapping[str, Any] | None = None) -> Suite:
         model=model,
         substeps=round(env.control_timestep() / env.physics.timestep()),
         max_episode_steps=math.ceil(steps) if math.isfinite(steps) else ENDLESS,
+        obs_dim=sum(math.prod(part.shape) for part in env.observation_spec().values()),
         action_low=low,
         action_high=high,
         randomization=Randomization(randomize, model) if randomize else NONE,

@@ -16,8 +16,7 @@ from fastsac.envs.suite import action_range, load
 from fastsac.errors import CheckpointError, ConfigError
 from fastsac.policy import load_policy
 
-
-# Of an evaluation episode; only lqr has no time limit of its own, and none of the suite's is longer.
+# Of an evaluation episode: lqr has no time limit, and all others' is this.
 MAX_STEPS = 1000
 
 

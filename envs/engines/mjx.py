@@ -84,9 +84,7 @@ class MjxEngine:
         self._step = jax.jit(self._step_worlds, donate_argnums=0)
         self._set = jax.jit(self._set_worlds, donate_argnums=0)
         self._renew = jax.jit(_renew_rows, donate_argnums=0)
-        model = {k: getattr(self._model, k) for k in self._model_fields}
-        shapes = jax.eval_shape(lambda: self._observe(self._blank(), model))
-        self.obs_dim = int(shapes.shape[0])
+        self.obs_dim = suite.obs_dim
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
@@ -290,10 +288,11 @@ def edited(model: mujoco.MjModel, solver: Solver | None) -> mujoco.MjModel:
 
 
 def _held_fields(model: mjx.Model, suite: Suite) -> tuple[str, ...]:
-    """Returns the per-world fields that MJX has; refuses a user's field that it has not."""
-    held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), jax.Array)]
-    if missing := set(suite.randomization.drawn) - set(held):
-        raise NotImplementedError(f"MJX's model has no array {sorted(missing)[0]} to randomize")
+    """Returns the per-world fields that MJX has, which may lack what MuJoCo derives from others."""
+    arrays = (jax.Array, np.ndarray)
+    held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), arrays)]
+    if missing := {*suite.task.randomised, *suite.randomization.drawn} - {*held}:
+        raise NotImplementedError(f"its model has no array {sorted(missing)[0]} to randomise")
     return tuple(held)
 
 

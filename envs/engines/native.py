@@ -1,16 +1,19 @@
-"""C MuJoCo in a thread pool: the engine for machines without a GPU, and MJX's reference.
+"""C MuJoCo on the CPU: the engine for machines without a GPU, and MJX's reference.
 
-A world steps exactly as dm_control steps it: mj_step2 then mj_step1, so that everything derived
+MuJoCo's own Batch holds the worlds and steps them on threads that never take Python's lock. A
+world steps exactly as dm_control steps it: mj_step2 then mj_step1, so that everything derived
 belongs to the new state. Observation and reward are the task's own functions, vmapped, jitted and
-evaluated in float64 on arrays gathered from the worlds.
+evaluated in float64 on the batch's arrays.
 """
 
 import collections
-import copy
 import logging
 import os
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,21 +22,28 @@ import jax
 import mujoco
 import numpy as np
 import torch
+from mujoco.batch import Batch
 
+from fastsac.envs.c_fields import RecordedFields, RecordedModelFields, shaped
 from fastsac.envs.dlpack import to_torch
 from fastsac.envs.engines import Step
+from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.outcome import observation, outcome
 from fastsac.envs.suite import STATE, Suite
 
 _WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning.__members__)[:-1]]
 _DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel", "badqacc")]
-_THREADS = "native-engine"
-# Below this many microseconds a call, handing the interpreter's lock between threads costs more
-# than the second core brings (2 cores, 64 worlds: reacher 1.4 us 0.6x, cheetah 3.3 us 0.9x,
-# cartpole 7 us 1.3x, walker 35 us 1.8x).
-_WORTH_A_THREAD_US = 5.0
+# With these stages at the new state a step is mj_step2, mj_step1: the next one continues from them.
+_AS_STEP1 = int(mujoco.mjtStage.mjSTAGE_VEL)
+_NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
+# Below this many microseconds a step of all worlds, waking another thread costs what it brings
+# (two threads against one, 2 busy cores, 64 worlds: reacher, 200 us, 0.85x; cartpole and cheetah,
+# 600 us, 0.95 to 1.05x).
+_WORTH_A_THREAD_US = 400.0
 _CALIBRATION_STEPS = 30
+
+_this_thread = threading.local()
 
 
 class NativeEngine:
@@ -42,8 +52,8 @@ class NativeEngine:
     Args:
         suite: the task and its constants.
         num_envs: the number of worlds.
-        num_threads: worker threads; None takes every core, or one where calls are so short that
-            threads would only wait for each other. Results do not depend on it.
+        num_threads: threads that step; None takes every core, or one where a step of all worlds
+            is not worth a second thread. Results do not depend on it.
     """
 
     name = "native"
@@ -52,37 +62,30 @@ class NativeEngine:
         self.suite = suite
         self.device = torch.device("cpu")
         self._num_envs = num_envs
-        self._datas = [mujoco.MjData(suite.model) for _ in range(num_envs)]
-        self._ctrl = [data.ctrl for data in self._datas]
-        self._rk4 = suite.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
         cores = len(os.sched_getaffinity(0))
-        threads = num_threads or (cores if self._call_us() > _WORTH_A_THREAD_US else 1)
-        threads = min(threads, num_envs)
-        # Fields that are per world are rows here, written into a thread's model before each world.
-        self._rows: Rows = {
-            k: np.repeat(getattr(suite.model, k)[None], num_envs, axis=0)
-            for k in suite.model_fields
-        }
-        self._models = [copy.copy(suite.model) for _ in range(threads)]
-        bounds = np.linspace(0, num_envs, threads + 1).astype(int)
-        self._slices = list(zip(bounds[:-1], bounds[1:], strict=True))
-        self._workers = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
-        self._pending: list[Future[None]] = []
-        self._pool: InitialStates | None = None
-        self._clocks = np.zeros(num_envs, np.int64)
-
-        self.warnings: collections.Counter[str] = collections.Counter()
-        self._warning_numbers = [data.warning.number for data in self._datas]
-        self._warned_before = np.stack(self._warning_numbers)
-        # dm_control logs each of MuJoCo's warnings; those of the engine's threads are counted here.
-        logging.getLogger("absl").addFilter(_not_from_an_engine)
-
+        worth_it = num_envs * self._world_us() > _WORTH_A_THREAD_US
+        threads = min(num_threads or (cores if worth_it else 1), num_envs)
+        # Persistent: an MjData a world, so that a step goes on from the last one's stages.
+        batch = self._batch = Batch(suite.model, num_envs, threads, persistent=True)
+        self._models = WorldModels(batch, suite.model_fields)
+        # Live views (B, ...).
+        self._state: Rows = {k: batch.bind(k) for k in STATE}
+        self._control = batch.bind("ctrl")
         fields, model_fields = self._read_fields()
-        self._fields = _GatheredFields(self._datas, fields)
-        self._read_rows = {k: self._rows[k] for k in sorted(model_fields)}
+        self._fields = {k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)}
+        self._read_rows = {k: self._models.rows[k] for k in sorted(model_fields)}
+        self.obs_dim = suite.obs_dim
         self._outcome = self._compile(outcome)
         self._observation = self._compile(observation)
-        self.obs_dim = int(self._observe().shape[1])
+
+        self.warnings: collections.Counter[str] = collections.Counter()
+        self._warned_before = np.zeros((num_envs, len(_WARNINGS)), np.int32)
+        # dm_control logs each of MuJoCo's warnings; those of the engine's steps are counted here.
+        logging.getLogger("absl").addFilter(_is_not_counted)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="native-engine")
+        self._pending: Future[None] | None = None
+        self._pool: InitialStates | None = None
+        self._clocks = np.zeros(num_envs, np.int64)
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
@@ -95,19 +98,17 @@ class NativeEngine:
 
     def send(self, action: torch.Tensor) -> None:
         """See Engine.send."""
-        control = self.suite.control(action.numpy().astype(np.float64))
-        self._pending = [
-            self._workers.submit(self._step_slice, model, low, high, control)
-            for model, (low, high) in zip(self._models, self._slices, strict=True)
-        ]
+        self._control[:] = self.suite.control(action.numpy().astype(np.float64))
+        self._pending = self._worker.submit(self._step)
 
     def recv(self) -> Step:
         """See Engine.recv."""
-        pending, self._pending = self._pending, []
-        wait(pending)
-        for future in pending:
-            future.result()
-        obs, reward, terminated, valid = map(to_torch, self._outcome(self._fields.gather()))
+        assert self._pending, "send comes before recv"
+        if self._pending.cancel():  # not begun: waking a thread for it would cost 0.1 ms
+            self._step()
+        else:
+            self._pending.result()
+        obs, reward, terminated, valid = self._outcomes()
         warned = self._count_warnings()
         invalid = ~valid | torch.from_numpy(warned)
         if warned.any():  # the state is MuJoCo's reset one, finite but not the step's result
@@ -131,8 +132,8 @@ class NativeEngine:
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float64."""
-        state = {k: np.stack([getattr(d, k) for d in self._datas]) for k in STATE}
-        return {k: torch.from_numpy(v.copy()) for k, v in (state | self._rows).items()}
+        state = self._state | self._models.rows
+        return {k: torch.from_numpy(v.astype(np.float64)) for k, v in state.items()}
 
     def set_state(self, state: Rows) -> torch.Tensor:
         """See Engine.set_state."""
@@ -142,26 +143,13 @@ class NativeEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        self._workers.shutdown(wait=True)
+        self._worker.shutdown(wait=True)
         if self._pool:
             self._pool.close()
 
-    def _step_slice(self, model: mujoco.MjModel, low: int, high: int, control: np.ndarray) -> None:
-        substeps, rk4 = self.suite.substeps, self._rk4
-        mj_step, mj_step1, mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
-        overrides = [(getattr(model, k), rows) for k, rows in self._rows.items()]
-        for i in range(low, high):
-            data = self._datas[i]
-            for field, rows in overrides:
-                field[...] = rows[i]
-            self._ctrl[i][:] = control[i]
-            if rk4:
-                mj_step(model, data, substeps)
-            else:
-                mj_step2(model, data)
-                if substeps > 1:
-                    mj_step(model, data, substeps - 1)
-            mj_step1(model, data)
+    def _step(self) -> None:
+        with _warnings_are_counted():
+            self._batch.step(nstep=self.suite.substeps, stage=_AS_STEP1)
 
     def _reset_where(self, done: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
         worlds = np.flatnonzero(done.numpy())
@@ -174,48 +162,56 @@ class NativeEngine:
 
     def _initialise(self, worlds: np.ndarray, rows: Rows) -> None:
         """Puts rows[k] into world worlds[k], nothing of its past left, as dm_control resets."""
-        model = self._models[0]
-        flags = model.opt.disableflags
-        model.opt.disableflags = flags | mujoco.mjtDisableBit.mjDSBL_ACTUATION
-        for k, i in enumerate(worlds):
-            data = self._datas[i]
-            mujoco.mj_resetData(model, data)
-            for name, values in self._rows.items():
-                values[i] = rows[name][k]
-                getattr(model, name)[...] = values[i]
-            for name in STATE:
-                getattr(data, name)[:] = rows[name][k]
-            mujoco.mj_forward(model, data)
-            data.qacc_warmstart[:] = rows["qacc_warmstart"][k]
-            self._warned_before[i] = data.warning.number
-        model.opt.disableflags = flags
+        self._batch.reset(worlds, stage=_NOTHING)
+        self._warned_before[worlds] = 0
+        for name, values in self._state.items():
+            values[worlds] = rows[name]
+        self._models.write(worlds, rows)
+        with self._models.without_actuation(worlds), _warnings_are_counted():
+            self._batch.forward(worlds)
+        self._state["qacc_warmstart"][worlds] = rows["qacc_warmstart"]
 
     def _count_warnings(self) -> np.ndarray:
         """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged."""
-        numbers = np.stack(self._warning_numbers)
+        numbers = self._batch.warning[:, :, 1]
         new = numbers - self._warned_before
         if not new.any():
             return np.zeros(self._num_envs, bool)
-        self._warned_before = numbers
-        for kind, count in zip(_WARNINGS, new.sum(axis=0).tolist(), strict=True):
-            if count and kind not in self.warnings:
+        self._warned_before[:] = numbers
+        for kind in np.flatnonzero(new.any(axis=0)):
+            if _WARNINGS[kind] not in self.warnings:
                 logging.getLogger("fastsac").warning(
-                    "%s: MuJoCo warns of %s in world %d; the count goes on in env.warnings",
+                    "%s: MuJoCo warns of %s in world %d; env.warnings counts from here on",
                     self.suite.task.full_name,
-                    kind,
-                    int(new[:, _WARNINGS.index(kind)].argmax()),
+                    _WARNINGS[kind],
+                    new[:, kind].argmax(),
                 )
-            self.warnings[kind] += count
-        self.warnings = +self.warnings
+            self.warnings[_WARNINGS[kind]] += int(new[:, kind].sum())
         return new[:, _DIVERGED].any(axis=1)
 
     def _observe(self) -> torch.Tensor:
-        return to_torch(self._observation(self._fields.gather()))
+        return to_torch(self._observation(self._fields)).view(self._num_envs, -1)
+
+    def _outcomes(self) -> tuple[torch.Tensor, ...]:
+        """Returns obs (B, obs_dim) and reward (B,) float32, terminated and valid (B,) bool."""
+        sizes = [self._num_envs * self.obs_dim] + 3 * [self._num_envs]
+        obs, reward, terminated, valid = to_torch(self._outcome(self._fields)).split(sizes)
+        return obs.view(self._num_envs, -1), reward, terminated.bool(), valid.bool()
 
     def _compile(self, function: Any) -> Any:
-        """Returns the function of a world for all, on the CPU in float64."""
+        """Returns the function of a world for all of them, on the CPU in float64.
+
+        Its results come raveled one after another in one float32 array: each array that crosses
+        to torch costs 10 to 30 us.
+        """
         bound = partial(function, self.suite.task, self.suite.model)
-        compiled = jax.jit(jax.vmap(lambda fields, rows: bound(SimpleNamespace(**fields), rows)))
+        worlds = jax.vmap(lambda fields, rows: bound(SimpleNamespace(**fields), rows))
+
+        @jax.jit
+        def compiled(fields: Rows, rows: Rows) -> jax.Array:
+            parts = jax.tree.leaves(worlds(fields, rows))
+            return jax.numpy.concatenate([part.ravel().astype("float32") for part in parts])
+
         cpu = jax.devices("cpu")[0]  # also where jax's default device is a GPU
 
         def evaluate(fields: Rows) -> Any:
@@ -226,67 +222,27 @@ class NativeEngine:
 
     def _read_fields(self) -> tuple[set[str], set[str]]:
         """Returns what the task reads of data and of the model's rows, found by running it once."""
-        data = _Recorder(self._datas[0])
-        model_fields = _RecordedRows({k: v[0] for k, v in self._rows.items()})
-        outcome(self.suite.task, self.suite.model, data, model_fields)
-        return data.names, model_fields.names
+        data = RecordedFields(mujoco.MjData(self.suite.model))
+        rows = RecordedModelFields({k: v[0] for k, v in self._models.rows.items()})
+        outcome(self.suite.task, self.suite.model, data, rows)
+        return data.names, rows.names
 
-    def _call_us(self) -> float:
-        """Measures the microseconds of one call into MuJoCo, on a world that stays untouched."""
+    def _world_us(self) -> float:
+        """Measures the microseconds of one world's step."""
         model, data = self.suite.model, mujoco.MjData(self.suite.model)
-        mujoco.mj_forward(model, data)
         start = time.perf_counter()
-        for _ in range(_CALIBRATION_STEPS):
-            mujoco.mj_step(model, data, self.suite.substeps)
-        calls = 1 if self._rk4 else 2
-        return (time.perf_counter() - start) / _CALIBRATION_STEPS / calls * 1e6
+        mujoco.mj_step(model, data, _CALIBRATION_STEPS * self.suite.substeps)
+        return (time.perf_counter() - start) / _CALIBRATION_STEPS * 1e6
 
 
-def _shaped(name: str, value: np.ndarray) -> np.ndarray:
-    """Gives rotation matrices MJX's shape (n, 3, 3)."""
-    return value.reshape(-1, 3, 3) if name.endswith("mat") else value
+@contextmanager
+def _warnings_are_counted() -> Iterator[None]:
+    _this_thread.counts = True
+    yield
+    _this_thread.counts = False
 
 
-class _Recorder:
-    """Hands out one world's fields and notes which were asked for."""
-
-    def __init__(self, data: mujoco.MjData):
-        self._data, self.names = data, set[str]()
-
-    def __getattr__(self, name: str) -> jax.Array:
-        self.names.add(name)
-        return jax.numpy.asarray(_shaped(name, np.asarray(getattr(self._data, name))))
-
-
-class _RecordedRows(dict[str, np.ndarray]):
-    """One world's model fields; notes which were asked for."""
-
-    def __init__(self, fields: Rows):
-        super().__init__(fields)
-        self.names = set[str]()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        self.names.add(name)
-        return super().__getitem__(name)
-
-
-class _GatheredFields:
-    """Copies of some fields of all worlds, each stacked in one array (B, ...)."""
-
-    def __init__(self, datas: list[mujoco.MjData], names: set[str]):
-        self._stacked, self._copies = {}, []
-        for name in sorted(names):
-            views = [getattr(data, name) for data in datas]
-            flat = np.empty(len(datas) * views[0].size, views[0].dtype)
-            self._stacked[name] = flat.reshape(len(datas), *_shaped(name, views[0]).shape)
-            self._copies.append(([view.reshape(-1) for view in views], flat))
-
-    def gather(self) -> Rows:
-        """Refreshes and returns the arrays; the next call overwrites them."""
-        for views, flat in self._copies:
-            np.concatenate(views, out=flat)
-        return self._stacked
-
-
-def _not_from_an_engine(record: logging.LogRecord) -> bool:
-    return not (record.threadName or "").startswith(_THREADS)
+def _is_not_counted(record: logging.LogRecord) -> bool:
+    """Whether a warning comes from elsewhere: Batch's own threads are no threads of Python's."""
+    counts = getattr(_this_thread, "counts", False)
+    return not counts and not (record.threadName or "").startswith("Dummy-")

@@ -24,7 +24,7 @@ def pool():
 
 
 def row_seed(seed, index):
-    """The random state of a row, as the module's docstring of InitialStates says: one of its own."""
+    """Every row has a random state of its own."""
     return np.random.SeedSequence([seed, index]).spawn(2)[0].generate_state(8)
 
 

@@ -213,7 +213,7 @@ def test_a_failed_step_can_be_left_behind_by_reset(make, monkeypatch):
         raise RuntimeError("mujoco gave up")
 
     with monkeypatch.context() as patch:
-        patch.setattr(env.engine, "_step_slice", fails)
+        patch.setattr(env.engine, "_step", fails)
         with pytest.raises(RuntimeError, match="gave up"):
             env.step(torch.zeros(2, 2))
     with pytest.raises(RuntimeError, match="reset"):

@@ -1,0 +1,36 @@
+"""C MuJoCo's fields as a task's functions take them, and which of them a task reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import mujoco
+import numpy as np
+
+
+def shaped(name: str, value: np.ndarray, batch_dims: int = 0) -> np.ndarray:
+    """Gives rotation matrices MJX's shape (n, 3, 3), behind the batch dimensions."""
+    return value.reshape(*value.shape[:batch_dims], -1, 3, 3) if name.endswith("mat") else value
+
+
+class RecordedFields:
+    """Hands out one world's fields and notes in ``names`` which were asked for."""
+
+    def __init__(self, data: mujoco.MjData):
+        self._data, self.names = data, set[str]()
+
+    def __getattr__(self, name: str) -> jax.Array:
+        self.names.add(name)
+        return jax.numpy.asarray(shaped(name, np.array(getattr(self._data, name))))
+
+
+class RecordedModelFields(dict[str, Any]):
+    """One world's model fields; notes in ``names`` which were asked for."""
+
+    def __init__(self, fields: Mapping[str, np.ndarray]):
+        super().__init__(fields)
+        self.names = set[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.add(name)
+        return jax.numpy.asarray(super().__getitem__(name))
