@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import os
 import re
+import runpy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,6 +90,7 @@ class Task:
 
 
 _TASKS: dict[str, Task] = {}
+_FILES: dict[str, list[str]] = {}
 _FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., Task]]] = {}
 
 
@@ -131,6 +134,8 @@ def find(name: str) -> Task:
     """
     if name in _TASKS:
         return _TASKS[name]
+    if match := re.fullmatch(r"(.+\.py)(?::(.+))?", name):
+        return _find_in_file(*match.groups())
     for pattern, build in _FAMILIES.values():
         if match := pattern.fullmatch(name):
             try:
@@ -140,3 +145,23 @@ def find(name: str) -> Task:
     near = difflib.get_close_matches(name, _TASKS, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "`fastsac tasks` lists them"
     raise UnknownTask(f"unknown task {name!r}; {hint}")
+
+
+def _find_in_file(path: str, name: str | None) -> Task:
+    """Runs a Python file that registers tasks, once, and returns the one of that name."""
+    file = os.path.realpath(path)
+    if file not in _FILES:
+        if not os.path.isfile(file):
+            raise UnknownTask(f"there is no file {path!r}")
+        before = set(_TASKS)
+        runpy.run_path(file, run_name="fastsac_task")
+        _FILES[file] = sorted(set(_TASKS) - before)
+    found = _FILES[file]
+    if name is None and len(found) == 1:
+        return _TASKS[found[0]]
+    if name in found:
+        return _TASKS[name]
+    what = (
+        f"registers {', '.join(found)}: name one as {path}:NAME" if found else "registers no task"
+    )
+    raise UnknownTask(f"{path} {what}")

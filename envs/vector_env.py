@@ -124,11 +124,21 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         }
         return step.obs, step.reward, step.terminated, step.truncated, info
 
-    def get_state(self) -> dict[str, torch.Tensor]:
-        """Returns qpos (B, nq), qvel (B, nv), act (B, na) and the randomised model fields.
+    @property
+    def warnings(self) -> dict[str, int]:
+        """MuJoCo's warnings so far by kind, such as badqacc or contactfull; none from MJX.
 
-        float64 from the native engine, jax's default float type from MJX; copies. Episode clocks
-        are not part of it.
+        A world with one of bad ctrl, qpos, qvel or qacc is ``invalid``; a full contact or
+        constraint buffer leaves contacts out, and the world goes on.
+        """
+        return dict(self.engine.warnings)
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """Returns the state: equal states and actions have equal futures.
+
+        qpos (B, nq), qvel (B, nv), act (B, na), the solver's warm start qacc_warmstart (B, nv)
+        and the model fields that are per world; copies. float64 from the native engine, jax's
+        default float type from MJX. Episode clocks are not part of it.
         """
         self._require_ready()
         return {k: self._to_device(v) for k, v in self.engine.get_state().items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastsac.config import SACConfig, TrainConfig
     from fastsac.envs import VectorEnv, make
+    from fastsac.envs.custom import register
     from fastsac.envs.registry import tasks
     from fastsac.policy import Policy, load_policy
     from fastsac.replay import Batch, ReplayBuffer
@@ -30,6 +31,7 @@ _HOME = {
     "load_policy": "policy",
     "VectorEnv": "envs",
     "make": "envs",
+    "register": "envs.custom",
     "tasks": "envs.registry",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "VectorEnv",
     "load_policy",
     "make",
+    "register",
     "tasks",
     "train",
 ]

@@ -128,12 +128,10 @@ def _plot(args: list[str]) -> None:
 
 
 def _tasks(args: list[str]) -> None:
-    parser = _Parser(prog="fastsac tasks", description="Lists the tasks.")
-    parser.add_argument("--deviations", action="store_true", help="what MJX does otherwise")
-    parsed = parser.parse_args(args)
+    _Parser(prog="fastsac tasks", description="Lists the tasks.").parse_args(args)
     from fastsac.task_table import print_table
 
-    print_table(parsed.deviations)
+    print_table()
 
 
 def _bench(args: list[str]) -> None:

@@ -93,7 +93,7 @@ class TrainConfig:
     """A training run; the defaults are the paper's setting with one world."""
 
     task: Annotated[str, tyro.conf.Suppress]
-    """Task name; `fastsac tasks` lists them."""
+    """Task name, of `fastsac tasks`, or the path of a Python file that registers one."""
     preset: Literal["seed", "cpu"] = "seed"
     """Where the defaults come from: seed is the paper's setting, cpu is small and quick."""
     seed: int = 0
@@ -102,6 +102,8 @@ class TrainConfig:
     """Worlds stepped at once."""
     engine: Literal["auto", "native", "mjx"] = "auto"
     """Physics: native is C MuJoCo on the CPU, mjx runs on the GPU; auto picks."""
+    solver: Literal["faithful", "fast"] = "faithful"
+    """MJX's constraint solver in float32: fast declares its error in bench/results/solver.md."""
     device: str | None = None
     """Of the learner and its replay, cpu or cuda; None is the engine's."""
     total_steps: int = 1_000_000

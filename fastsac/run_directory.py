@@ -25,7 +25,7 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
             no room; nothing was written.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(config.run_dir or f"runs/{config.task}-{stamp}")
+    path = Path(config.run_dir or f"runs/{_short(config.task)}-{stamp}")
     if config.run_dir and path.is_dir() and any(path.iterdir()):
         what = "another run" if (path / CONFIG).exists() else "other files"
         raise RunError(f"{path} holds {what}; choose another --run-dir")
@@ -42,6 +42,11 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
     except OSError as error:
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror}") from error
     return path
+
+
+def _short(task: str) -> str:
+    """A task's name; of one in a file, without the file's folder."""
+    return Path(task.rpartition(":")[2]).stem
 
 
 def _make(path: Path, numbered: bool) -> Path:

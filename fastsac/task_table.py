@@ -1,21 +1,34 @@
 """What ``fastsac tasks`` prints."""
 
-from fastsac.envs.registry import find, tasks
-from fastsac.envs.suite import load, load_suite
+import itertools
+
+from fastsac.envs.registry import Task, families, find, tasks
+from fastsac.envs.suite import load_suite
 
 
-def print_table(deviations: bool) -> None:
-    """Prints a line a task: sizes and timing, and on request the MJX deviations."""
-    print(f"{'task':26} {'obs':>4} {'action':>6} {'step':>8} {'episode':>8}")
-    for name in tasks():
-        task = find(name)
-        suite = load_suite(task)
-        spec = load(task, 0).observation_spec()
-        obs = sum(int(part.shape[0]) if part.shape else 1 for part in spec.values())
-        print(
-            f"{name:26} {obs:>4} {suite.action_dim:>6} {suite.control_timestep * 1e3:>5.1f} ms "
-            f"{suite.max_episode_steps:>8}"
-        )
-        if deviations:
-            for sentence in task.mjx_deviations:
-                print(f"{'':26}   mjx: {sentence}")
+def print_table() -> None:
+    """Prints a line a task, and after each domain what MJX does otherwise than dm_control."""
+    print(f"{'task':26} {'obs':>4} {'action':>6} {'step':>8} {'episode':>8}  engines")
+    for _, domain in itertools.groupby(map(find, tasks()), key=lambda task: task.domain):
+        entries = list(domain)
+        for task in entries:
+            _print_line(task)
+        sentences = [s for t in entries if not t.mjx_refusal for s in t.mjx_deviations]
+        for sentence in dict.fromkeys(sentences):
+            print(f"{'':26} mjx: {sentence}")
+        for reason in dict.fromkeys(t.mjx_refusal for t in entries if t.mjx_refusal):
+            names = ", ".join(t.full_name for t in entries if t.mjx_refusal == reason)
+            print(f"{'':26} no mjx for {names}: {reason}")
+    print(f"by number: {', '.join(families())}")
+
+
+def _print_line(task: Task) -> None:
+    suite = load_suite(task)
+    endless = suite.max_episode_steps > 1e6
+    print(
+        f"{task.full_name:26} {suite.obs_dim:>4} {suite.action_dim:>6} "
+        f"{suite.control_timestep * 1e3:>5.1f} ms "
+        f"{'endless' if endless else suite.max_episode_steps:>8}  "
+        f"{'native' if task.mjx_refusal else 'native, mjx'}",
+        flush=True,
+    )

@@ -91,7 +91,7 @@ class _Run:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.env: VectorEnv = make(
-            config.task, config.num_envs, config.engine, config.device, config.seed
+            config.task, config.num_envs, config.engine, config.device, config.seed, config.solver
         )
         obs_dim, action_dim, device = self.env.obs_dim, self.env.action_dim, self.env.device
         self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)

@@ -1,5 +1,6 @@
 """The engines that step a task's worlds: C MuJoCo in threads, or MJX under jit."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ class Engine(Protocol):
     name: str
     device: torch.device
     obs_dim: int
+    warnings: Mapping[str, int]
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """Starts all episodes with these clocks (B,) and returns obs (B, obs_dim)."""
@@ -46,7 +48,7 @@ class Engine(Protocol):
         """Waits for the step that send started."""
 
     def get_state(self) -> dict[str, torch.Tensor]:
-        """Returns qpos, qvel, act and the randomised model fields."""
+        """Returns suite.STATE and the model fields that are per world."""
 
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """Replaces these fields in all worlds, refreshes all else, and returns obs."""

@@ -8,7 +8,7 @@ reward, time limit, NaN guard and auto-reset are part of the same compiled call.
 import copy
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ class MjxEngine:
     """
 
     name = "mjx"
+    warnings: ClassVar[dict[str, int]] = {}  # MJX gives none
 
     def __init__(self, suite: Suite, num_envs: int, fast: bool = False):
         if suite.task.mjx_refusal:

@@ -24,6 +24,7 @@ FLAGS = {
     "seed": ("7", 7),
     "num_envs": ("3", 3),
     "engine": ("native", "native"),
+    "solver": ("fast", "fast"),
     "device": ("cpu", "cpu"),
     "total_steps": ("9000", 9000),
     "learning_starts": ("17", 17),

@@ -1,0 +1,125 @@
+"""Tasks of one's own: an MJCF model with an observe and a reward function."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+from dm_control.mujoco import Physics as DmPhysics
+from dm_control.rl import control
+from dm_control.suite import base
+
+import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known to be taken)
+from fastsac.envs.c_fields import RecordedFields
+from fastsac.envs.physics import Physics
+from fastsac.envs.registry import Task, add
+
+
+def register(
+    name: str,
+    mjcf: str | os.PathLike[str],
+    observe: Callable[[Physics], Mapping[str, jax.Array]],
+    reward: Callable[[Physics], jax.Array],
+    *,
+    terminate: Callable[[Physics], jax.Array] | None = None,
+    initialize: Callable[[Any, np.random.RandomState], None] | None = None,
+    randomised: Sequence[str] = (),
+    control_timestep: float = 0.02,
+    time_limit: float = 20.0,
+) -> None:
+    """Adds a task; every command and function then takes it by name.
+
+    It becomes a dm_control environment as well, which draws the initial states and in which
+    policies are evaluated.
+
+    Args:
+        name: of letters, digits, - and _.
+        mjcf: the model, as the path of an MJCF file or as XML.
+        observe: Physics -> dict of arrays, with jax.numpy, for one world; flattened in its order
+            it is the observation vector.
+        reward: Physics -> scalar, read after the control step.
+        terminate: Physics -> bool scalar, whether the episode ends there for good; None: never.
+        initialize: (dm_control physics, numpy RandomState) -> None, writes an episode's initial
+            state into ``physics.data`` and ``physics.named``; None starts from the model's
+            default pose.
+        randomised: the names of MjModel's arrays that initialize writes.
+        control_timestep: seconds between actions, a multiple of the model's timestep.
+        time_limit: seconds until an episode is truncated.
+
+    Raises:
+        ValueError: the name is taken or odd, the model does not compile, or the functions do not
+            fit it.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"a task's name is made of letters, digits, - and _, got {name!r}")
+    task = Task(
+        domain="",
+        name=name,
+        observe=observe,
+        reward=reward,
+        terminate=terminate,
+        randomised=tuple(randomised),
+        load=lambda random: _environment(
+            mjcf, _Task(task, initialize, random), control_timestep, time_limit
+        ),
+    )
+    try:
+        assert task.load
+        task.load(0).reset()
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"task {name}: {error}") from error
+    add(task)
+
+
+def _environment(
+    mjcf: str | os.PathLike[str], task: "_Task", control_timestep: float, time_limit: float
+) -> control.Environment:
+    if isinstance(mjcf, str) and mjcf.lstrip().startswith("<"):
+        physics = DmPhysics.from_xml_string(mjcf)
+    else:
+        physics = DmPhysics.from_xml_path(str(Path(mjcf)))
+    return control.Environment(
+        physics, task, control_timestep=control_timestep, time_limit=time_limit
+    )
+
+
+class _Task(base.Task):
+    """Our functions as a dm_control task, evaluated in float64."""
+
+    def __init__(self, task: Task, initialize: Callable[..., None] | None, random: Any):
+        super().__init__(random)
+        self._task, self._initialize = task, initialize
+        self._compiled: dict[Any, Any] = {}
+
+    def initialize_episode(self, physics: Any) -> None:
+        if self._initialize:
+            self._initialize(physics, self.random)
+        super().initialize_episode(physics)
+
+    def get_observation(self, physics: Any) -> dict[str, np.ndarray]:
+        observed = self._evaluate(self._task.observe, physics)
+        return {name: np.asarray(value) for name, value in observed.items()}
+
+    def get_reward(self, physics: Any) -> float:
+        return float(self._evaluate(self._task.reward, physics))
+
+    def get_termination(self, physics: Any) -> float | None:
+        if self._task.terminate and self._evaluate(self._task.terminate, physics):
+            return 0.0
+        return None
+
+    def _evaluate(self, function: Callable[[Physics], Any], physics: Any) -> Any:
+        model, data = physics.model.ptr, RecordedFields(physics.data.ptr)
+        rows = {name: np.array(getattr(model, name)) for name in self._task.randomised}
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            if function not in self._compiled:
+                function(Physics(model, data, rows))  # to learn which fields it reads
+                compiled = jax.jit(
+                    lambda fields, rows: function(Physics(model, SimpleNamespace(**fields), rows))
+                )
+                self._compiled[function] = compiled, sorted(data.names)
+            compiled, names = self._compiled[function]
+            return jax.device_get(compiled({k: getattr(data, k) for k in names}, rows))
