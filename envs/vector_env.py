@@ -86,7 +86,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def step(self, action: torch.Tensor) -> StepResult:
         """Steps every world by one control step: ``send`` and ``recv`` in one."""
-        self.send(action)
+        self._send(action, overlap=False)
         return self.recv()
 
     def send(self, action: torch.Tensor) -> None:
@@ -101,10 +101,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             ValueError: wrong shape or device.
             RuntimeError: before reset, or twice without recv.
         """
-        self._require_ready()
-        self._check_action(action)
-        self.engine.send(action.detach().to(self.engine.device).contiguous())
-        self._state = "sent"
+        self._send(action, overlap=True)
 
     def recv(self) -> StepResult:
         """Waits for the step that send started.
@@ -172,6 +169,12 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """Ends the engine's threads; ``close`` calls it."""
         self._state = "closed"
         self.engine.close()
+
+    def _send(self, action: torch.Tensor, overlap: bool) -> None:
+        self._require_ready()
+        self._check_action(action)
+        self.engine.send(action.detach().to(self.engine.device).contiguous(), overlap)
+        self._state = "sent"
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         # Towards the CPU a copy that does not block could be read before it is there.

@@ -41,8 +41,11 @@ class Engine(Protocol):
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """Starts all episodes with these clocks (B,) and returns obs (B, obs_dim)."""
 
-    def send(self, action: torch.Tensor) -> None:
-        """Starts a control step with action (B, A) float32 on the engine's device."""
+    def send(self, action: torch.Tensor, overlap: bool = True) -> None:
+        """Starts a control step with action (B, A) float32 on the engine's device.
+
+        Without overlap an engine on the CPU may leave the work to recv: the caller comes at once.
+        """
 
     def recv(self) -> Step:
         """Waits for the step that send started."""

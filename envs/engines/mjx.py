@@ -100,7 +100,7 @@ class MjxEngine:
         self._worlds, obs = self._start(pool, clocks, filled)
         return to_torch(obs)
 
-    def send(self, action: torch.Tensor) -> None:
+    def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
         # A copy: the caller may write to its tensor while the step still runs.
         self._worlds, self._pending = self._step(self._worlds, to_jax(action.clone()))

@@ -96,34 +96,33 @@ class NativeEngine:
         self._initialise(np.arange(self._num_envs), self._pool.take(self._num_envs))
         return self._observe()
 
-    def send(self, action: torch.Tensor) -> None:
+    def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
         self._control[:] = self.suite.control(action.numpy().astype(np.float64))
-        self._pending = self._worker.submit(self._step)
+        self._pending = self._worker.submit(self._step) if overlap else None
 
     def recv(self) -> Step:
         """See Engine.recv."""
-        assert self._pending, "send comes before recv"
-        if self._pending.cancel():  # not begun: waking a thread for it would cost 0.1 ms
-            self._step()
-        else:
+        if self._pending:
             self._pending.result()
-        obs, reward, terminated, valid = self._outcomes()
+        else:
+            self._step()
+        obs, reward, flags = self._outcomes()
         warned = self._count_warnings()
-        invalid = ~valid | torch.from_numpy(warned)
+        invalid = (flags[1] == 0) | warned
         if warned.any():  # the state is MuJoCo's reset one, finite but not the step's result
-            obs, reward = obs.masked_fill(invalid[:, None], 0), reward.masked_fill(invalid, 0)
+            mask = torch.from_numpy(invalid)
+            obs, reward = obs.masked_fill(mask[:, None], 0), reward.masked_fill(mask, 0)
         self._clocks += 1
-        time_up = torch.from_numpy(self._clocks >= self.suite.max_episode_steps)
-        truncated = time_up | invalid
-        terminated = terminated & ~truncated
+        truncated = (self._clocks >= self.suite.max_episode_steps) | invalid
+        terminated = (flags[0] != 0) & ~truncated
         return Step(
             obs=self._reset_where(terminated | truncated, obs),
             final_obs=obs,
             reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            invalid=invalid,
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
+            invalid=torch.from_numpy(invalid),
         )
 
     def initial_states(self) -> dict[str, int]:
@@ -151,14 +150,14 @@ class NativeEngine:
         with _warnings_are_counted():
             self._batch.step(nstep=self.suite.substeps, stage=_AS_STEP1)
 
-    def _reset_where(self, done: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
-        worlds = np.flatnonzero(done.numpy())
+    def _reset_where(self, done: np.ndarray, obs: torch.Tensor) -> torch.Tensor:
+        worlds = np.flatnonzero(done)
         if not worlds.size:
             return obs.clone()  # not the memory of final_obs
         assert self._pool, "reset comes before step"
         self._initialise(worlds, self._pool.take(worlds.size))
         self._clocks[worlds] = 0
-        return torch.where(done[:, None], self._observe(), obs)
+        return torch.where(torch.from_numpy(done)[:, None], self._observe(), obs)
 
     def _initialise(self, worlds: np.ndarray, rows: Rows) -> None:
         """Puts rows[k] into world worlds[k], nothing of its past left, as dm_control resets."""
@@ -192,11 +191,12 @@ class NativeEngine:
     def _observe(self) -> torch.Tensor:
         return to_torch(self._observation(self._fields)).view(self._num_envs, -1)
 
-    def _outcomes(self) -> tuple[torch.Tensor, ...]:
-        """Returns obs (B, obs_dim) and reward (B,) float32, terminated and valid (B,) bool."""
-        sizes = [self._num_envs * self.obs_dim] + 3 * [self._num_envs]
-        obs, reward, terminated, valid = to_torch(self._outcome(self._fields)).split(sizes)
-        return obs.view(self._num_envs, -1), reward, terminated.bool(), valid.bool()
+    def _outcomes(self) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Returns obs (B, obs_dim), reward (B,) and the flags terminated and valid (2, B)."""
+        rest = -3 * self._num_envs
+        values = to_torch(self._outcome(self._fields))
+        reward, *flags = values[rest:].view(3, -1)
+        return values[:rest].view(self._num_envs, -1), reward, np.stack(flags)
 
     def _compile(self, function: Any) -> Any:
         """Returns the function of a world for all of them, on the CPU in float64.
