@@ -16,14 +16,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import numpy as np
 import torch
 
+import fastsac.envs.tasks  # noqa: F401  (registers them)
 from fastsac.bench.harness import RESULTS, machine
 from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.registry import Solver, Task, find, tasks
-from fastsac.envs.suite import load_suite
-from fastsac.envs.vector_env import VectorEnv
+from fastsac.envs.suite import Suite, load_suite
 
 DM_CONTROL = Solver(iterations=100, ls_iterations=50, tolerance=1e-8)
 WORLDS = 8
@@ -71,16 +73,14 @@ def models() -> list[str]:
 def measure(name: str) -> Iterator[dict[str, Any]]:
     """Yields a row a budget: errors after 1, 10 and 50 control steps, and the relative cost."""
     suite = load_suite(find(name))
-    reference = _Run(NativeEngine(suite, WORLDS))
-    generator = torch.Generator().manual_seed(0)
-    shape = (max(AFTER), WORLDS, suite.action_dim)
-    actions = torch.rand(shape, generator=generator) * 2 - 1
-    expected = reference.positions(actions)
+    generator = np.random.default_rng(0)
+    actions = generator.uniform(-1, 1, (max(AFTER), WORLDS, suite.action_dim)).astype(np.float32)
+    expected = _native_positions(suite, actions)
     runs = {}
     for budget, solver in budgets(suite.task).items():
         task = dataclasses.replace(suite.task, solver=solver)
-        runs[budget] = _Run(MjxEngine(dataclasses.replace(suite, task=task), WORLDS))
-    errors = {k: (run.positions(actions) - expected).abs().amax(dim=2) for k, run in runs.items()}
+        runs[budget] = _Mjx(dataclasses.replace(suite, task=task))
+    errors = {k: np.abs(run.positions(actions) - expected).max(axis=2) for k, run in runs.items()}
     seconds = _seconds(runs, actions)
     for budget, solver in budgets(suite.task).items():
         yield {
@@ -88,41 +88,54 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
             "budget": budget,
             **dataclasses.asdict(solver),
             "worlds": WORLDS,
-            "qpos_error": {n: float(errors[budget][n - 1].nanmedian()) for n in AFTER},
+            "qpos_error": {n: float(np.median(errors[budget][n - 1])) for n in AFTER},
             "qpos_error_worst": {n: float(errors[budget][n - 1].max()) for n in AFTER},
             "cost": round(seconds[budget] / seconds["dm_control"], 3),
         }
-    for run in (reference, *runs.values()):
-        run.env.close()
 
 
-class _Run:
-    """One engine's worlds, started alike."""
+def _native_positions(suite: Suite, actions: np.ndarray) -> np.ndarray:
+    """Returns qpos (steps, B, nq) after each of the actions (steps, B, A)."""
+    engine = NativeEngine(suite, WORLDS)
+    engine.reset(0, np.zeros(WORLDS, np.int64))
+    found = []
+    for action in actions:
+        engine.send(torch.from_numpy(action), overlap=False)
+        engine.recv()
+        found.append(engine.get_state()["qpos"].numpy())
+    engine.close()
+    return np.stack(found)
 
-    def __init__(self, engine: Any):
-        self.env = VectorEnv(engine, WORLDS, engine.device, seed=0)
 
-    def positions(self, actions: torch.Tensor) -> torch.Tensor:
-        """Returns qpos (steps, B, nq) float64 after each of the actions (steps, B, A)."""
-        self.env.reset(seed=0)
-        found = []
+class _Mjx:
+    """MJX's worlds at the same start, and their control step without resets: quick to compile."""
+
+    def __init__(self, suite: Suite):
+        self._engine = MjxEngine(suite, WORLDS)
+        self._engine.reset(0, np.zeros(WORLDS, np.int64))
+        assert self._engine._worlds
+        self._start = self._engine._worlds.data
+        self._fields = self._engine._worlds.model_fields
+        self._step = jax.jit(jax.vmap(self._engine._control_step))
+        self._engine.close()
+
+    def positions(self, actions: np.ndarray) -> np.ndarray:
+        """Returns qpos (steps, B, nq) after each of the actions (steps, B, A)."""
+        data, found = self._start, []
         for action in actions:
-            self.env.step(action.to(self.env.device))
-            found.append(self.env.get_state()["qpos"].double().cpu())
-        return torch.stack(found)
+            data, _ = self._step(data, self._fields, action)
+            found.append(np.asarray(data.qpos, np.float64))
+        return np.stack(found)
 
 
-def _seconds(runs: dict[str, _Run], actions: torch.Tensor) -> dict[str, float]:
-    """Returns the median seconds of a control step, the runs taking turns."""
+def _seconds(runs: dict[str, _Mjx], actions: np.ndarray) -> dict[str, float]:
+    """Returns the median seconds of some control steps, the runs taking turns."""
     samples: dict[str, list[float]] = {k: [] for k in runs}
     for _ in range(_TIMED_REPETITIONS):
         for budget, run in runs.items():
-            run.env.reset(seed=0)
             start = time.perf_counter()
-            for action in actions[:_STEPS_PER_REPETITION]:
-                obs = run.env.step(action.to(run.env.device))[0]
-            obs.sum().item()
-            samples[budget].append((time.perf_counter() - start) / _STEPS_PER_REPETITION)
+            run.positions(actions[:_STEPS_PER_REPETITION])
+            samples[budget].append(time.perf_counter() - start)
     return {k: statistics.median(v) for k, v in samples.items()}
 
 

@@ -174,7 +174,15 @@ class MjxEngine:
         return mjx.make_data(self._model)
 
     def _with(self, fields: dict[str, jax.Array]) -> mjx.Model:
-        return self._model.replace(**fields) if fields else self._model
+        if not fields:
+            return self._model
+        constants = {k: getattr(self._model, k) for k in fields}
+        return self._model.replace(
+            **{
+                k: v if isinstance(constants[k], jax.Array) else _Indexed(constants[k], v)
+                for k, v in fields.items()
+            }
+        )
 
     def _fields(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {k: row[k] for k in self._model_fields}
@@ -290,11 +298,25 @@ def edited(model: mujoco.MjModel, solver: Solver | None) -> mujoco.MjModel:
 
 def _held_fields(model: mjx.Model, suite: Suite) -> tuple[str, ...]:
     """Returns the per-world fields that MJX has, which may lack what MuJoCo derives from others."""
-    arrays = (jax.Array, np.ndarray)
-    held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), arrays)]
-    if missing := {*suite.task.randomised, *suite.randomization.drawn} - {*held}:
+    held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), jax.Array)]
+    if missing := set(suite.randomization.drawn) - {*held}:
         raise NotImplementedError(f"its model has no array {sorted(missing)[0]} to randomise")
-    return tuple(held)
+    return tuple(dict.fromkeys((*suite.task.randomised, *held)))
+
+
+class _Indexed:
+    """A world's own values where MJX keeps a constant of numpy's (point_mass_hard's wrap_prm).
+
+    MJX indexes it, and passes what it selects for kinds of tendon that the model lacks to numpy.
+    Where it rebuilds a model from its parts it asks a constant for its ``array``.
+    """
+
+    def __init__(self, constant: np.ndarray, values: jax.Array):
+        self._constant, self._values = constant, values
+        self.array = self
+
+    def __getitem__(self, index: np.ndarray) -> Any:
+        return self._values[index] if np.size(index) else self._constant[index]
 
 
 def _renew_rows(

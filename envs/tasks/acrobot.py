@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import ENERGY_OFF, Task, add
+from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, Task, add
 from fastsac.envs.rewards import tolerance
 
 
@@ -30,6 +30,8 @@ def reward(physics: Physics, margin: float) -> jax.Array:
     return tolerance(tip_to_target(physics), (0, radius), margin)
 
 
-_acrobot = partial(Task, domain="acrobot", observe=observe, deviations=(ENERGY_OFF,))
+_acrobot = partial(
+    Task, domain="acrobot", observe=observe, deviations=(ENERGY_OFF, GEOMS_DO_NOT_COLLIDE)
+)
 add(_acrobot(name="swingup", reward=partial(reward, margin=1.0)))
 add(_acrobot(name="swingup_sparse", reward=partial(reward, margin=0.0)))

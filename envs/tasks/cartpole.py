@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from dm_control.suite import cartpole as dm_cartpole
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import ENERGY_OFF, Task, add, add_family
+from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, Task, add, add_family
 from fastsac.envs.rewards import tolerance
 
 CART_RANGE = (-0.25, 0.25)  # m
@@ -51,7 +51,9 @@ def sparse_reward(physics: Physics) -> jax.Array:
     return cart_in_bounds * tolerance(pole_angle_cosine(physics), ANGLE_COSINE_RANGE).prod()
 
 
-_cartpole = partial(Task, domain="cartpole", observe=observe, deviations=(ENERGY_OFF,))
+_cartpole = partial(
+    Task, domain="cartpole", observe=observe, deviations=(ENERGY_OFF, GEOMS_DO_NOT_COLLIDE)
+)
 add(_cartpole(name="balance", reward=smooth_reward))
 add(_cartpole(name="balance_sparse", reward=sparse_reward))
 add(_cartpole(name="swingup", reward=smooth_reward))

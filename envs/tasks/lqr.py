@@ -13,7 +13,7 @@ from dm_control.rl import control
 from dm_control.suite import lqr as dm_lqr
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, add, add_family
+from fastsac.envs.registry import GEOMS_DO_NOT_COLLIDE, Task, add, add_family
 
 CONTROL_COST = 0.1
 TERMINAL_NORM = 1e-6  # of the state, below which the episode ends
@@ -54,6 +54,7 @@ def chain(bodies: int, actuators: int) -> Task:
         load=load,
         model_is_drawn=True,
         randomised=("jnt_stiffness",),
+        deviations=(GEOMS_DO_NOT_COLLIDE,),
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import ENERGY_OFF, Task, add
+from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, Task, add
 from fastsac.envs.rewards import tolerance
 
 COSINE_BOUND = math.cos(math.radians(8))  # of the angle from upright, above which the reward is 1
@@ -30,6 +30,6 @@ add(
         name="swingup",
         observe=observe,
         reward=reward,
-        deviations=(ENERGY_OFF,),
+        deviations=(ENERGY_OFF, GEOMS_DO_NOT_COLLIDE),
     )
 )

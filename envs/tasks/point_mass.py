@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, add
+from fastsac.envs.registry import GEOMS_DO_NOT_COLLIDE, Task, add
 from fastsac.envs.rewards import tolerance
 
 
@@ -26,6 +26,8 @@ def reward(physics: Physics) -> jax.Array:
     return near_target * (effort + 4) / 5
 
 
-_point_mass = partial(Task, domain="point_mass", observe=observe, reward=reward)
+_point_mass = partial(
+    Task, domain="point_mass", observe=observe, reward=reward, deviations=(GEOMS_DO_NOT_COLLIDE,)
+)
 add(_point_mass(name="easy"))
 add(_point_mass(name="hard", randomised=("wrap_prm",)))

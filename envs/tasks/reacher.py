@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, add
+from fastsac.envs.registry import GEOMS_DO_NOT_COLLIDE, Task, add
 from fastsac.envs.rewards import tolerance
 
 
@@ -29,6 +29,8 @@ def reward(physics: Physics) -> jax.Array:
     return tolerance(jnp.linalg.norm(finger_to_target(physics)), (0, radii))
 
 
-_reacher = partial(Task, domain="reacher", observe=observe, reward=reward)
+_reacher = partial(
+    Task, domain="reacher", observe=observe, reward=reward, deviations=(GEOMS_DO_NOT_COLLIDE,)
+)
 add(_reacher(name="easy", randomised=("geom_pos",)))
 add(_reacher(name="hard", randomised=("geom_pos",)))
