@@ -137,13 +137,15 @@ def test_no_disk_space(tmp_path):
 
 
 def test_tasks_lists_every_task(capsys):
-    assert main(["tasks", "--deviations"]) == 0
+    assert main(["tasks"]) == 0
     out = capsys.readouterr().out
     for name in fastsac.tasks():
         assert f"{name} " in out
     line = next(x for x in out.splitlines() if x.startswith("humanoid_walk "))
-    assert line.split()[1:5] == ["67", "21", "25.0", "ms"]
-    assert "float32 solver budget" in out
+    assert line.split()[1:] == ["67", "21", "25.0", "ms", "1000", "native,", "mjx"]
+    assert "float32 solver budget" in out and "no mjx for dog_fetch, dog_run" in out
+    dog = next(x for x in out.splitlines() if x.startswith("dog_run "))
+    assert dog.split()[-1] == "native"
 
 
 def test_doctor_tries_the_engines(capsys):
