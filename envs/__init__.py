@@ -7,12 +7,9 @@ import os
 # The one place where the environment is set before jax and MuJoCo are imported. The user's own
 # values win.
 # - jax takes 75% of the GPU at its first use unless told otherwise; torch needs the rest.
-# - on the CPU jax hands each call to another thread and back, which takes as long as a step of a
-#   small task's observations and rewards.
 # - without a display MuJoCo's default GL backend prints errors; EGL renders headless, and physics
 #   needs none.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
 # torch imports triton by itself, late. Where Mesa's EGL was loaded before it, the LLVM in

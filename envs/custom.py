@@ -15,7 +15,7 @@ from dm_control.suite import base
 import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known to be taken)
 from fastsac.envs.c_fields import RecordedFields
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, add
+from fastsac.envs.registry import Task, add, name_forms
 
 
 def register(
@@ -66,12 +66,30 @@ def register(
             mjcf, _Task(task, initialize, random), control_timestep, time_limit
         ),
     )
+    if any(form.fullmatch(name) for form in name_forms()):
+        raise ValueError(f"task {name!r} is the suite's")
+    if time_limit <= 0:
+        raise ValueError(f"task {name}: time_limit must be positive, got {time_limit}")
     try:
-        assert task.load
-        task.load(0).reset()
-    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"task {name}: {error}") from error
+        _try_out(task)
+    except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise ValueError(f"task {name}: {' '.join(str(error).split())}") from error
     add(task)
+
+
+def _try_out(task: Task) -> None:
+    """Starts an episode and calls all of the task's functions."""
+    assert task.load
+    env = task.load(0)
+    env.reset()
+    if not env.physics.model.nu:
+        raise ValueError("the model has no actuators")
+    if not sum(part.size for part in env.task.get_observation(env.physics).values()):
+        raise ValueError("observe returns no numbers")
+    for function in ("reward", "terminate"):
+        value = getattr(task, function) and env.task.evaluate(getattr(task, function), env.physics)
+        if np.shape(value):
+            raise ValueError(f"{function} must return a scalar, got an array of {np.shape(value)}")
 
 
 def _environment(
@@ -100,18 +118,24 @@ class _Task(base.Task):
         super().initialize_episode(physics)
 
     def get_observation(self, physics: Any) -> dict[str, np.ndarray]:
-        observed = self._evaluate(self._task.observe, physics)
-        return {name: np.asarray(value) for name, value in observed.items()}
+        values = self.evaluate(self._observed, physics)
+        return {k: np.asarray(v) for k, v in zip(self._names, values, strict=True)}
+
+    def _observed(self, physics: Physics) -> list[jax.Array]:
+        """A list, since jax would sort a dict by its names."""
+        observed = self._task.observe(physics)
+        self._names = list(observed)
+        return list(observed.values())
 
     def get_reward(self, physics: Any) -> float:
-        return float(self._evaluate(self._task.reward, physics))
+        return float(self.evaluate(self._task.reward, physics))
 
     def get_termination(self, physics: Any) -> float | None:
-        if self._task.terminate and self._evaluate(self._task.terminate, physics):
+        if self._task.terminate and self.evaluate(self._task.terminate, physics):
             return 0.0
         return None
 
-    def _evaluate(self, function: Callable[[Physics], Any], physics: Any) -> Any:
+    def evaluate(self, function: Callable[[Physics], Any], physics: Any) -> Any:
         model, data = physics.model.ptr, RecordedFields(physics.data.ptr)
         rows = {name: np.array(getattr(model, name)) for name in self._task.randomised}
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):

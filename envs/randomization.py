@@ -8,17 +8,9 @@ import numpy as np
 
 Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
-# What mj_setConst computes from the other fields and physics reads.
-_DERIVED = (
-    "body_subtreemass",
-    "body_invweight0",
-    "dof_invweight0",
-    "dof_M0",
-    "tendon_invweight0",
-    "tendon_length0",
-    "actuator_length0",
-    "actuator_acc0",
-)
+# Trial draws, to learn which of the model's other arrays MuJoCo derives from the drawn ones.
+_TRIALS = 16
+_LARGEST_DERIVED = 100_000  # entries; larger arrays are assets
 
 
 class Randomization:
@@ -35,20 +27,22 @@ class Randomization:
     """
 
     def __init__(self, draws: Mapping[str, Draw], model: mujoco.MjModel | None):
+        if not isinstance(draws, Mapping):
+            raise ValueError(f"randomize must be a dict of functions, got {type(draws).__name__}")
         self._draws = dict(draws)
         self._defaults: dict[str, np.ndarray] = {}
         self.drawn = tuple(self._draws)
         self.written: tuple[str, ...] = ()
-        if not self._draws:
+        if model is None:
             return
         for name, draw in self._draws.items():
-            value = getattr(model, name, None) if not name.startswith("_") else None
+            private = not isinstance(name, str) or name.startswith("_")
+            value = None if private else getattr(model, name, None)
             if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
                 raise ValueError(f"randomize: MjModel has no floating-point array {name!r}")
             if not callable(draw):
                 raise ValueError(f"randomize: {name} needs a function, got {type(draw).__name__}")
             self._defaults[name] = value.copy()
-        self.apply(copy.copy(model), np.random.default_rng(0))  # so that errors come now
         self.written = (*self.drawn, *self._derived(model))
 
     def apply(self, model: mujoco.MjModel, random: np.random.Generator) -> None:
@@ -63,17 +57,35 @@ class Randomization:
             if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
                 raise ValueError(f"randomize: {name} must be finite numbers")
             getattr(model, name)[...] = value
-        mujoco.mj_setConst(model, mujoco.MjData(model))
+        _set_constants(model)
 
     def _derived(self, model: mujoco.MjModel) -> list[str]:
-        """Returns the names of the derived fields that follow the drawn ones."""
-        moved, same = copy.copy(model), copy.copy(model)
-        for name, default in self._defaults.items():
-            getattr(moved, name)[...] = 1.01 * default + 1e-4
-        for changed in (moved, same):
-            mujoco.mj_setConst(changed, mujoco.MjData(changed))
-        differ = lambda f: not np.array_equal(getattr(moved, f), getattr(same, f))  # noqa: E731
-        return [f for f in _DERIVED if f not in self._draws and differ(f)]
+        """Returns the names of the arrays that follow the drawn ones, as trial draws show."""
+        same, moved = copy.copy(model), copy.copy(model)
+        _set_constants(same)
+        expected = _arrays(same)
+        changed = set[str]()
+        for trial in range(_TRIALS):
+            self.apply(moved, np.random.default_rng(trial))
+            found = _arrays(moved)
+            changed |= {k for k, v in expected.items() if not np.array_equal(v, found[k])}
+        return sorted(changed - set(self.drawn))
+
+
+def _arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+    arrays = {k: getattr(model, k) for k in dir(model) if not k.startswith("_")}
+    return {
+        k: v
+        for k, v in arrays.items()
+        if isinstance(v, np.ndarray) and v.dtype.kind in "fiub" and v.size < _LARGEST_DERIVED
+    }
+
+
+def _set_constants(model: mujoco.MjModel) -> None:
+    try:
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    except mujoco.FatalError as error:
+        raise ValueError(f"randomize: MuJoCo refuses the values drawn: {error}") from error
 
 
 NONE = Randomization({}, None)

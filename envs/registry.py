@@ -121,6 +121,11 @@ def tasks() -> list[str]:
     return sorted(_TASKS)
 
 
+def name_forms() -> list[re.Pattern[str]]:
+    """Returns what the names with numbers in them match."""
+    return [pattern for pattern, _ in _FAMILIES.values()]
+
+
 def families() -> list[str]:
     """Returns the forms of the names with numbers in them, sorted."""
     return sorted(_FAMILIES)
@@ -154,7 +159,12 @@ def _find_in_file(path: str, name: str | None) -> Task:
         if not os.path.isfile(file):
             raise UnknownTask(f"there is no file {path!r}")
         before = set(_TASKS)
-        runpy.run_path(file, run_name="fastsac_task")
+        try:
+            runpy.run_path(file, run_name="fastsac_task")
+        except Exception as error:
+            for added in set(_TASKS) - before:
+                del _TASKS[added]
+            raise UnknownTask(f"{path}: {type(error).__name__}: {error}") from error
         _FILES[file] = sorted(set(_TASKS) - before)
     found = _FILES[file]
     if name is None and len(found) == 1:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -80,9 +81,15 @@ class Suite:
 
     def control(self, action: Any) -> Any:
         """Maps actions (..., A) in [-1, 1], numpy or jax, to the actuators' ranges."""
+        if self._controls_are_actions:
+            return action
         middle = (self.action_high + self.action_low) / 2
         half = (self.action_high - self.action_low) / 2
         return middle.astype(action.dtype) + half.astype(action.dtype) * action
+
+    @functools.cached_property
+    def _controls_are_actions(self) -> bool:
+        return bool((self.action_low == -1).all() and (self.action_high == 1).all())
 
     @property
     def action_dim(self) -> int:

@@ -177,6 +177,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._state = "sent"
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device == self.device:  # spares `to`, which takes 3 us to find that out
+            return tensor
         # Towards the CPU a copy that does not block could be read before it is there.
         return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 

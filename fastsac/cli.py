@@ -74,6 +74,8 @@ def _train(args: list[str]) -> None:
             raise ConfigError("usage: fastsac train TASK [flags]; `fastsac tasks` lists the tasks")
         args = ["TASK", *args]
     task, *flags = args
+    if ".py" in task:  # a task's file, which `fastsac eval` shall find from anywhere
+        task = os.path.abspath(task)
     first = _Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="seed")
     preset = first.parse_known_args(flags)[0].preset

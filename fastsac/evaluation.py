@@ -1,6 +1,7 @@
 """Returns of a policy, in the real dm_control or in the native engine."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from dm_control.rl.control import PhysicsError
 from fastsac import run_directory
 from fastsac.envs import make
 from fastsac.envs.registry import find
-from fastsac.envs.suite import action_range, load
+from fastsac.envs.suite import ENDLESS, action_range, load
 from fastsac.errors import CheckpointError, ConfigError
 from fastsac.policy import load_policy
 
-# Of an evaluation episode: lqr has no time limit, and all others' is this.
-MAX_STEPS = 1000
+# Of an evaluation episode where the task has no time limit (lqr).
+ENDLESS_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +106,12 @@ def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[li
     env = load(find(task), seed)
     low, high = action_range(env)
     middle, half = (high + low) / 2, (high - low) / 2
+    limit = env._step_limit  # dm_control has no public name for it
+    steps = math.ceil(limit) if math.isfinite(limit) else ENDLESS_STEPS
     returns, diverged = [], 0
     for _ in range(episodes):
         step, total = env.reset(), 0.0
-        for _ in range(MAX_STEPS):
+        for _ in range(steps):
             if step.last():
                 break
             flat = np.concatenate([np.ravel(x) for x in step.observation.values()])
@@ -130,7 +133,8 @@ def _in_engine(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[f
         totals = torch.zeros(episodes, dtype=torch.float64)
         running = torch.ones(episodes, dtype=torch.bool)
         diverged = 0
-        for _ in range(MAX_STEPS):
+        endless = env.max_episode_steps == ENDLESS
+        for _ in range(ENDLESS_STEPS if endless else env.max_episode_steps):
             if not running.any():
                 break
             obs, reward, terminated, truncated, info = env.step(policy(obs))

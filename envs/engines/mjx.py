@@ -5,23 +5,21 @@ task reads belongs to the new state; ``mjx.step`` would leave it one substep beh
 reward, time limit, NaN guard and auto-reset are part of the same compiled call.
 """
 
-import copy
 import math
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 import torch
 from mujoco import mjx
 
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
+from fastsac.envs.engines.mjx_model import Indexed, edited, held_fields, solve, step1, step2
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.outcome import observation, outcome
-from fastsac.envs.registry import Solver
 from fastsac.envs.suite import SENSORS, STATE, Suite
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
@@ -29,7 +27,6 @@ from fastsac.envs.suite import SENSORS, STATE, Suite
 _RESET_SHARE = 64
 # Pool rows that are renewed together.
 _SLAB = 64
-_NO_CONTACTS = int(mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
 
 
 class _Worlds(NamedTuple):
@@ -71,7 +68,7 @@ class MjxEngine:
         self._model = mjx.put_model(
             edited(suite.model, solver if self._dtype == jnp.float32 else None)
         )
-        self._model_fields = _held_fields(self._model, suite)
+        self._model_fields = held_fields(self._model, suite)
         # Room for all worlds to reset at once before the rows they used last are renewed, so that
         # no row is used twice. It starts half full: drawing is what a reset costs.
         self._pool_rows = (math.ceil(2 * num_envs / _SLAB) + 1) * _SLAB
@@ -179,7 +176,7 @@ class MjxEngine:
         constants = {k: getattr(self._model, k) for k in fields}
         return self._model.replace(
             **{
-                k: v if isinstance(constants[k], jax.Array) else _Indexed(constants[k], v)
+                k: v if isinstance(constants[k], jax.Array) else Indexed(constants[k], v)
                 for k, v in fields.items()
             }
         )
@@ -199,18 +196,18 @@ class MjxEngine:
         fields = self._fields(row)
         model = self._with(fields)
         data = self._blank().replace(**{k: row[k] for k in STATE})
-        data = _step1(model, data)
+        data = step1(model, data)
         if SENSORS in row:
             data = data.replace(qacc=row["qacc_warmstart"], sensordata=row[SENSORS])
         else:
-            data = _solve(model, data, actuated=False)
+            data = solve(model, data, actuated=False)
             data = data.replace(qacc_warmstart=row["qacc_warmstart"])
         return data, self._observe(data, fields)
 
     def _control_step(self, data: mjx.Data, fields: dict[str, jax.Array], action: jax.Array) -> Any:
         model = self._with(fields)
         data = data.replace(ctrl=self.suite.control(action.astype(self._dtype)))
-        substep = lambda _, data: _step1(model, _step2(model, data))  # noqa: E731
+        substep = lambda _, data: step1(model, step2(model, data))  # noqa: E731
         data = jax.lax.fori_loop(0, self.suite.substeps, substep, data)
         return data, outcome(self.suite.task, self.suite.model, data, fields)
 
@@ -277,84 +274,8 @@ class MjxEngine:
         return worlds, obs
 
 
-def edited(model: mujoco.MjModel, solver: Solver | None) -> mujoco.MjModel:
-    """Returns a copy of dm_control's model with the edits that MJX, and float32, need.
-
-    - MJX computes no energies; nothing of the suite reads them.
-    - MJX refuses pairs of geoms that it cannot collide even where the model disables contacts or
-      constraints, so there they are taken out of collision: nothing is lost.
-    - solver, if given, replaces the budget that is made for float64.
-    """
-    model = copy.copy(model)
-    model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
-    if model.opt.disableflags & _NO_CONTACTS:
-        model.geom_contype[:] = model.geom_conaffinity[:] = 0
-    if solver:
-        model.opt.iterations = solver.iterations
-        model.opt.ls_iterations = solver.ls_iterations
-        model.opt.tolerance = solver.tolerance
-    return model
-
-
-def _held_fields(model: mjx.Model, suite: Suite) -> tuple[str, ...]:
-    """Returns the per-world fields that MJX has, which may lack what MuJoCo derives from others."""
-    held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), jax.Array)]
-    if missing := set(suite.randomization.drawn) - {*held}:
-        raise NotImplementedError(f"its model has no array {sorted(missing)[0]} to randomise")
-    return tuple(dict.fromkeys((*suite.task.randomised, *held)))
-
-
-class _Indexed:
-    """A world's own values where MJX keeps a constant of numpy's (point_mass_hard's wrap_prm).
-
-    MJX indexes it, and passes what it selects for kinds of tendon that the model lacks to numpy.
-    Where it rebuilds a model from its parts it asks a constant for its ``array``.
-    """
-
-    def __init__(self, constant: np.ndarray, values: jax.Array):
-        self._constant, self._values = constant, values
-        self.array = self
-
-    def __getitem__(self, index: np.ndarray) -> Any:
-        return self._values[index] if np.size(index) else self._constant[index]
-
-
 def _renew_rows(
     pool: dict[str, jax.Array], rows: dict[str, jax.Array], start: int
 ) -> dict[str, jax.Array]:
     put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
     return {k: put(v, rows[k]) for k, v in pool.items()}
-
-
-def _step1(model: mjx.Model, data: mjx.Data) -> mjx.Data:
-    """mj_step1: all that depends on position and velocity."""
-    data = mjx.sensor_pos(model, mjx.fwd_position(model, data))
-    return mjx.sensor_vel(model, mjx.fwd_velocity(model, data))
-
-
-def _solve(model: mjx.Model, data: mjx.Data, actuated: bool = True) -> mjx.Data:
-    """The acceleration stage of mj_forward; without actuators as dm_control resets."""
-    flags = model.opt.disableflags
-    if not actuated:
-        off = flags | mjx.DisableBit.ACTUATION
-        model = model.replace(opt=model.opt.replace(disableflags=off))
-    data = mjx.fwd_acceleration(model, mjx.fwd_actuation(model, data))
-    if data._impl.efc_J.size == 0:
-        data = data.replace(qacc=data.qacc_smooth)
-    else:
-        data = mjx.solve(model, data)
-    return mjx.sensor_acc(model, data)
-
-
-def _step2(model: mjx.Model, data: mjx.Data) -> mjx.Data:
-    """mj_step2: accelerations from an up-to-date step1, then integration."""
-    data = _solve(model, data)
-    match model.opt.integrator:
-        case mjx.IntegratorType.RK4:
-            return mjx.rungekutta4(model, data)
-        case mjx.IntegratorType.EULER:
-            return mjx.euler(model, data)
-        case mjx.IntegratorType.IMPLICITFAST:
-            return mjx.implicit(model, data)
-        case other:
-            raise NotImplementedError(f"MJX has no integrator {other}; use --engine native")

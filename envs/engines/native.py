@@ -25,7 +25,6 @@ import torch
 from mujoco.batch import Batch
 
 from fastsac.envs.c_fields import RecordedFields, RecordedModelFields, shaped
-from fastsac.envs.dlpack import to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
@@ -94,7 +93,7 @@ class NativeEngine:
         self._pool = InitialStates(self.suite, seed)
         self._clocks[:] = clocks
         self._initialise(np.arange(self._num_envs), self._pool.take(self._num_envs))
-        return self._observe()
+        return torch.from_numpy(self._observe())
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
@@ -107,23 +106,23 @@ class NativeEngine:
             self._pending.result()
         else:
             self._step()
-        obs, reward, flags = self._outcomes()
+        obs, reward, terminated, valid = self._outcomes()
         warned = self._count_warnings()
-        invalid = (flags[1] == 0) | warned
+        invalid = (valid == 0) | warned
         if warned.any():  # the state is MuJoCo's reset one, finite but not the step's result
-            mask = torch.from_numpy(invalid)
-            obs, reward = obs.masked_fill(mask[:, None], 0), reward.masked_fill(mask, 0)
+            obs[invalid], reward[invalid] = 0, 0
         self._clocks += 1
         truncated = (self._clocks >= self.suite.max_episode_steps) | invalid
-        terminated = (flags[0] != 0) & ~truncated
-        return Step(
+        terminated = (terminated != 0) & ~truncated
+        arrays = Step(
             obs=self._reset_where(terminated | truncated, obs),
             final_obs=obs,
             reward=reward,
-            terminated=torch.from_numpy(terminated),
-            truncated=torch.from_numpy(truncated),
-            invalid=torch.from_numpy(invalid),
+            terminated=terminated,
+            truncated=truncated,
+            invalid=invalid,
         )
+        return Step(*map(torch.from_numpy, arrays))
 
     def initial_states(self) -> dict[str, int]:
         """See Engine.initial_states."""
@@ -138,7 +137,7 @@ class NativeEngine:
         """See Engine.set_state."""
         current = {k: v.numpy() for k, v in self.get_state().items()}
         self._initialise(np.arange(self._num_envs), current | state)
-        return self._observe()
+        return torch.from_numpy(self._observe())
 
     def close(self) -> None:
         """See Engine.close."""
@@ -150,14 +149,15 @@ class NativeEngine:
         with _warnings_are_counted():
             self._batch.step(nstep=self.suite.substeps, stage=_AS_STEP1)
 
-    def _reset_where(self, done: np.ndarray, obs: torch.Tensor) -> torch.Tensor:
+    def _reset_where(self, done: np.ndarray, obs: np.ndarray) -> np.ndarray:
+        """Resets the worlds that are done; returns all observations, in memory of their own."""
         worlds = np.flatnonzero(done)
         if not worlds.size:
-            return obs.clone()  # not the memory of final_obs
+            return obs.copy()
         assert self._pool, "reset comes before step"
         self._initialise(worlds, self._pool.take(worlds.size))
         self._clocks[worlds] = 0
-        return torch.where(torch.from_numpy(done)[:, None], self._observe(), obs)
+        return np.where(done[:, None], self._observe(), obs)
 
     def _initialise(self, worlds: np.ndarray, rows: Rows) -> None:
         """Puts rows[k] into world worlds[k], nothing of its past left, as dm_control resets."""
@@ -173,7 +173,8 @@ class NativeEngine:
     def _count_warnings(self) -> np.ndarray:
         """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged."""
         numbers = self._batch.warning[:, :, 1]
-        new = numbers - self._warned_before
+        # A diverged world was reset by MuJoCo, and its counts with it.
+        new = np.where(numbers >= self._warned_before, numbers - self._warned_before, numbers)
         if not new.any():
             return np.zeros(self._num_envs, bool)
         self._warned_before[:] = numbers
@@ -188,21 +189,20 @@ class NativeEngine:
             self.warnings[_WARNINGS[kind]] += int(new[:, kind].sum())
         return new[:, _DIVERGED].any(axis=1)
 
-    def _observe(self) -> torch.Tensor:
-        return to_torch(self._observation(self._fields)).view(self._num_envs, -1)
+    def _observe(self) -> np.ndarray:
+        """Returns obs (B, obs_dim) float32."""
+        return np.array(self._observation(self._fields)).reshape(self._num_envs, -1)
 
-    def _outcomes(self) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """Returns obs (B, obs_dim), reward (B,) and the flags terminated and valid (2, B)."""
-        rest = -3 * self._num_envs
-        values = to_torch(self._outcome(self._fields))
-        reward, *flags = values[rest:].view(3, -1)
-        return values[:rest].view(self._num_envs, -1), reward, np.stack(flags)
+    def _outcomes(self) -> list[np.ndarray]:
+        """Returns obs (B, obs_dim), reward, terminated and valid (B,), all float32."""
+        values, size = np.array(self._outcome(self._fields)), self._num_envs * self.obs_dim
+        return [values[:size].reshape(self._num_envs, -1), *values[size:].reshape(3, -1)]
 
     def _compile(self, function: Any) -> Any:
         """Returns the function of a world for all of them, on the CPU in float64.
 
-        Its results come raveled one after another in one float32 array: each array that crosses
-        to torch costs 10 to 30 us.
+        Its results come raveled one after another in one float32 array: each array that leaves jax
+        costs 10 to 30 us, and each context around a call 20 us.
         """
         bound = partial(function, self.suite.task, self.suite.model)
         worlds = jax.vmap(lambda fields, rows: bound(SimpleNamespace(**fields), rows))
@@ -212,13 +212,15 @@ class NativeEngine:
             parts = jax.tree.leaves(worlds(fields, rows))
             return jax.numpy.concatenate([part.ravel().astype("float32") for part in parts])
 
-        cpu = jax.devices("cpu")[0]  # also where jax's default device is a GPU
-
-        def evaluate(fields: Rows) -> Any:
-            with jax.enable_x64(True), jax.default_device(cpu):
+        def on_cpu(fields: Rows) -> Any:
+            with jax.enable_x64(True):
                 return compiled(fields, self._read_rows)
 
-        return evaluate
+        def on_cpu_beside_a_gpu(fields: Rows) -> Any:
+            with jax.default_device(jax.devices("cpu")[0]):
+                return on_cpu(fields)
+
+        return on_cpu if jax.default_backend() == "cpu" else on_cpu_beside_a_gpu
 
     def _read_fields(self) -> tuple[set[str], set[str]]:
         """Returns what the task reads of data and of the model's rows, found by running it once."""
@@ -238,8 +240,10 @@ class NativeEngine:
 @contextmanager
 def _warnings_are_counted() -> Iterator[None]:
     _this_thread.counts = True
-    yield
-    _this_thread.counts = False
+    try:
+        yield
+    finally:
+        _this_thread.counts = False
 
 
 def _is_not_counted(record: logging.LogRecord) -> bool:

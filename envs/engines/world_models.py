@@ -49,8 +49,10 @@ class WorldModels:
     def without_actuation(self, worlds: np.ndarray) -> Iterator[None]:
         """Disables the actuators of these worlds for a while."""
         self._toggle_actuation(worlds)
-        yield
-        self._toggle_actuation(worlds)
+        try:
+            yield
+        finally:
+            self._toggle_actuation(worlds)
 
     def _toggle_actuation(self, worlds: np.ndarray) -> None:
         if not self._models:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import fastsac
-from fastsac.envs.engines.mjx import MjxEngine, edited
+from fastsac.envs.engines.mjx import MjxEngine
+from fastsac.envs.engines.mjx_model import edited
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, find
 from fastsac.envs.suite import STATE, load_suite
