@@ -24,13 +24,13 @@ from fastsac.envs.suite import STATE, action_range, load, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
 TASKS = fastsac.tasks()
+ONE_A_DOMAIN = {find(task).domain: task for task in TASKS}.values()
 DRAWN = ("qpos", "qvel", "act")  # besides the task's model fields
 OUR_SEED, THEIR_SEED = 1, 2
 # Draws of each sample, from us and from dm_control; those of these take 5 to 100 ms.
 DRAWS = 300
 # Below 40 the moments' bound is beyond what any sample reaches: the distributions remain.
 FEWER = {"humanoid_CMU": 60, "quadruped": 60, "lqr": 50, "quadruped_escape": 20}
-SLOW = {"lqr_lqr_6_2", "quadruped_escape"}  # above 5 s
 # Of identical distributions one comparison in a million fails; all checks of it share that.
 FALSE_ALARMS = 1e-6
 # quadruped_escape's terrain, 40,401 heights that 25 bumps make: so many of them are compared.
@@ -187,7 +187,7 @@ def check_nothing_touches(handed_out, env):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in TASKS],
+    params=[pytest.param(t, marks=() if t in ONE_A_DOMAIN else pytest.mark.slow) for t in TASKS],
 )
 def case(request):
     """A task, what our env of it hands out, and a dm_control environment to look at it."""

@@ -26,6 +26,7 @@ from fastsac.envs.suite import load, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
 TASKS = fastsac.tasks()
+ONE_A_DOMAIN = {find(task).domain: task for task in TASKS}.values()
 WORLDS = 3
 SEED = 42  # dm_control's, of its test of the initial states
 # Control steps of the run through `fastsac.make`; of these domains one costs 1 to 15 ms.
@@ -111,7 +112,10 @@ def few_states_ahead():
         yield
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(t, marks=() if t in ONE_A_DOMAIN else pytest.mark.slow) for t in TASKS],
+)
 def case(request):
     """A task, dm_control's environment of it, and our rollouts, made once for all properties."""
     task = find(request.param)
