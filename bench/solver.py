@@ -42,11 +42,11 @@ Written by `python -m fastsac.bench.solver`. An error is the largest difference 
 (m, rad) from C MuJoCo's in float64, the median of {worlds} worlds, after so many control steps of
 the same random actions from the same initial states. "dm_control" is its own budget, so its error
 is what float32 causes by itself; once contacts make a run chaotic (1e-2 and more) the three
-budgets are equally far off. Cost is the time of a control step relative to dm_control's budget, on
-{cpu}, {cores} cores, mujoco-mjx {mjx}, jax {jax}, commit {commit}, {date}.
+budgets are equally far off. Cost is the time of a control step relative to dm_control's budget on
+the same machine, which solver.jsonl names.
 
-| task | budget | iterations, line search, tolerance | {after} | cost |
-|---|---|---|{dashes}|---|
+| task | budget | iterations, line search, tolerance | {after} | cost | commit |
+|---|---|---|{dashes}|---|---|
 """
 
 
@@ -139,25 +139,15 @@ def _seconds(runs: dict[str, _Mjx], actions: np.ndarray) -> dict[str, float]:
     return {k: statistics.median(v) for k, v in samples.items()}
 
 
-def _write_table(rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
+def _write_table(rows: list[dict[str, Any]]) -> None:
     after = " | ".join(f"after {n}" for n in AFTER)
-    versions = where["versions"]
-    text = _HEADER.format(
-        worlds=WORLDS,
-        cpu=where["cpu"],
-        cores=where["cores"],
-        mjx=versions["mujoco-mjx"],
-        jax=versions["jax"],
-        commit=where["commit"],
-        date=where["date"],
-        after=after,
-        dashes="|".join(["---"] * len(AFTER)),
-    )
+    text = _HEADER.format(worlds=WORLDS, after=after, dashes="|".join(["---"] * len(AFTER)))
     for row in rows:
         errors = " | ".join(f"{row['qpos_error'][str(n)]:.0e}" for n in AFTER)
         text += (
             f"| {row['task']} | {row['budget']} | {row['iterations']}, {row['ls_iterations']}, "
-            f"{row['tolerance']:g} | {errors} | {row['cost']:.2f} |\n"
+            f"{row['tolerance']:g} | {errors} | {row['cost']:.2f} | "
+            f"{row['commit']} |\n"
         )
     _TABLE.write_text(text)
 
@@ -170,7 +160,7 @@ def main(names: list[str]) -> None:
         measured = [json.loads(json.dumps({**row, **where})) for row in measure(name)]
         rows = sorted([r for r in rows if r["task"] != name] + measured, key=lambda r: r["task"])
         _ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        _write_table(rows, where)
+        _write_table(rows)
         for row in measured:
             print(name, row["budget"], row["qpos_error"], row["cost"], flush=True)
 

@@ -15,6 +15,7 @@ from dm_control.suite import base
 import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known to be taken)
 from fastsac.envs.c_fields import RecordedFields
 from fastsac.envs.physics import Physics
+from fastsac.envs.randomization import small_arrays
 from fastsac.envs.registry import Task, add, name_forms
 
 
@@ -55,6 +56,8 @@ def register(
     """
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"a task's name is made of letters, digits, - and _, got {name!r}")
+    if not (isinstance(mjcf, str) and mjcf.lstrip().startswith("<")):
+        mjcf = Path(mjcf).absolute()
     task = Task(
         domain="",
         name=name,
@@ -81,7 +84,12 @@ def _try_out(task: Task) -> None:
     """Starts an episode and calls all of the task's functions."""
     assert task.load
     env = task.load(0)
+    before = {k: v.copy() for k, v in small_arrays(env.physics.model.ptr).items()}
     env.reset()
+    for name, value in small_arrays(env.physics.model.ptr).items():
+        seen_only = "rgba" in name or name.startswith(("light_", "cam_", "mat_"))
+        if not (name in task.randomised or seen_only or np.array_equal(value, before[name])):
+            raise ValueError(f"initialize writes {name}: name it in randomised")
     if not env.physics.model.nu:
         raise ValueError("the model has no actuators")
     if not sum(part.size for part in env.task.get_observation(env.physics).values()):
@@ -93,12 +101,12 @@ def _try_out(task: Task) -> None:
 
 
 def _environment(
-    mjcf: str | os.PathLike[str], task: "_Task", control_timestep: float, time_limit: float
+    mjcf: str | Path, task: "_Task", control_timestep: float, time_limit: float
 ) -> control.Environment:
-    if isinstance(mjcf, str) and mjcf.lstrip().startswith("<"):
-        physics = DmPhysics.from_xml_string(mjcf)
+    if isinstance(mjcf, Path):
+        physics = DmPhysics.from_xml_path(str(mjcf))
     else:
-        physics = DmPhysics.from_xml_path(str(Path(mjcf)))
+        physics = DmPhysics.from_xml_string(mjcf)
     return control.Environment(
         physics, task, control_timestep=control_timestep, time_limit=time_limit
     )

@@ -76,6 +76,9 @@ class InitialStates:
         else:
             self._env.task.random.seed(seed)
         physics: Any = self._env.physics
+        if not self.suite.task.model_is_drawn:  # a write relative to the last row's would add up
+            for name in self.suite.task.randomised:
+                getattr(physics.model, name)[...] = getattr(self.suite.model, name)
         self.suite.randomization.apply(physics.model.ptr, np.random.default_rng(of_user))
         with physics.reset_context():
             self._env.task.initialize_episode(physics)

@@ -79,6 +79,14 @@ class Physics:
         return _Row(self, "sensor", {"data": slice(start, start + dim)})
 
 
+_ELEMENTS = {
+    "body": "body_",
+    "joint": "jnt_",
+    "geom": "geom_",
+    "site": "site_",
+    "actuator": "actuator_",
+    "tendon": "tendon_",
+}
 _JOINT = mujoco.mjtJoint
 _QPOS_WIDTH = {
     int(_JOINT.mjJNT_FREE): 7,
@@ -101,7 +109,24 @@ class _WorldModel:
         self._model, self._fields = model, fields
 
     def __getattr__(self, name: str) -> Any:
-        return self._fields[name] if name in self._fields else getattr(self._model, name)
+        if name in self._fields:
+            return self._fields[name]
+        value = getattr(self._model, name)
+        prefix = _ELEMENTS.get(name)
+        if prefix is None:
+            return value
+        return lambda key: _WorldElement(value(key), prefix, self._fields)
+
+
+class _WorldElement:
+    """A named element of such a model: ``physics.model.geom("target").size`` is a world's own."""
+
+    def __init__(self, element: Any, prefix: str, fields: Mapping[str, Any]):
+        self._element, self._prefix, self._fields = element, prefix, fields
+
+    def __getattr__(self, name: str) -> Any:
+        values = self._fields.get(self._prefix + name)
+        return getattr(self._element, name) if values is None else values[self._element.id]
 
 
 class _Row:

@@ -63,16 +63,17 @@ class Randomization:
         """Returns the names of the arrays that follow the drawn ones, as trial draws show."""
         same, moved = copy.copy(model), copy.copy(model)
         _set_constants(same)
-        expected = _arrays(same)
+        expected = small_arrays(same)
         changed = set[str]()
         for trial in range(_TRIALS):
             self.apply(moved, np.random.default_rng(trial))
-            found = _arrays(moved)
+            found = small_arrays(moved)
             changed |= {k for k, v in expected.items() if not np.array_equal(v, found[k])}
         return sorted(changed - set(self.drawn))
 
 
-def _arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+def small_arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+    """Returns the model's numeric arrays by name, its assets left out; views."""
     arrays = {k: getattr(model, k) for k in dir(model) if not k.startswith("_")}
     return {
         k: v

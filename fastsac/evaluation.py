@@ -109,7 +109,9 @@ def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[li
     limit = env._step_limit  # dm_control has no public name for it
     steps = math.ceil(limit) if math.isfinite(limit) else ENDLESS_STEPS
     returns, diverged = [], 0
-    for _ in range(episodes):
+    for episode in range(episodes):
+        if find(task).model_is_drawn and episode:  # as in training, a model an episode
+            env = load(find(task), seed + episode)
         step, total = env.reset(), 0.0
         for _ in range(steps):
             if step.last():

@@ -38,7 +38,7 @@ class _Worlds(NamedTuple):
     rows: jax.Array  # (B,) int32, the pool row that the episode began with
     pool: dict[str, jax.Array]  # (P, ...)
     filled: jax.Array  # () int32, the pool's rows so far
-    cursor: jax.Array  # () int32, the next pool row
+    taken: jax.Array  # () int32, rows used so far
 
 
 class MjxEngine:
@@ -71,7 +71,7 @@ class MjxEngine:
         self._model_fields = held_fields(self._model, suite)
         # Room for all worlds to reset at once before the rows they used last are renewed, so that
         # no row is used twice. It starts half full: drawing is what a reset costs.
-        self._pool_rows = (math.ceil(2 * num_envs / _SLAB) + 1) * _SLAB
+        self._pool_rows = (math.ceil(2 * num_envs / _SLAB) + 3) * _SLAB
         self._written = 0
         self._source: InitialStates | None = None
         self._worlds: _Worlds | None = None
@@ -88,7 +88,7 @@ class MjxEngine:
         """See Engine.reset."""
         self.close()
         self._source = InitialStates(self.suite, seed)
-        self._written = min(self._pool_rows, (math.ceil(self._num_envs / _SLAB) + 1) * _SLAB)
+        self._written = (math.ceil(self._num_envs / _SLAB) + 2) * _SLAB
         rows = self._cast(self._source.take(self._written))
         empty = self._pool_rows - self._written
         pool = {k: jnp.pad(v, [(0, empty)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
@@ -99,10 +99,12 @@ class MjxEngine:
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
+        if self.suite.task.terminate:
+            self._renew_used_rows()
         # A copy: the caller may write to its tensor while the step still runs.
         self._worlds, self._pending = self._step(self._worlds, to_jax(action.clone()))
         self._steps_until_renewal -= 1
-        if self._steps_until_renewal == 0:
+        if self._steps_until_renewal == 0 and not self.suite.task.terminate:
             self._renew_pool()
 
     def recv(self) -> Step:
@@ -142,16 +144,28 @@ class MjxEngine:
         return max(1, _SLAB * self.suite.max_episode_steps // self._num_envs)
 
     def _renew_pool(self) -> None:
-        """Fills the pool, then overwrites the oldest rows; several slabs if a step uses several."""
+        """Renews what the time limit uses up in an interval, without asking the device."""
+        self._renew_slabs(math.ceil(self._num_envs / self.suite.max_episode_steps / _SLAB))
+        self._steps_until_renewal = self._renewal_interval
+
+    def _renew_used_rows(self) -> None:
+        """Keeps a row for each world ahead; waits for the last step in order to know how many."""
+        assert self._worlds
+        ahead = self._written - int(self._worlds.taken)
+        self._renew_slabs(math.ceil(max(0, self._num_envs + _SLAB - ahead) / _SLAB))
+
+    def _renew_slabs(self, count: int) -> None:
+        """Fills the pool, then overwrites the oldest rows."""
         assert self._source and self._worlds
+        if not count:
+            return
         pool = self._worlds.pool
-        for _ in range(math.ceil(self._num_envs / self.suite.max_episode_steps / _SLAB)):
+        for _ in range(count):
             start = self._written % self._pool_rows
             pool = self._renew(pool, self._cast(self._source.take(_SLAB)), start)
             self._written += _SLAB
         filled = self._put(np.int32(min(self._written, self._pool_rows)))
         self._worlds = self._worlds._replace(pool=pool, filled=filled)
-        self._steps_until_renewal = self._renewal_interval
 
     def _cast(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return {
@@ -225,7 +239,7 @@ class MjxEngine:
             rows=jnp.arange(self._num_envs, dtype=jnp.int32),
             pool=pool,
             filled=filled,
-            cursor=jnp.int32(self._num_envs),
+            taken=jnp.int32(self._num_envs),
         )
         return worlds, obs
 
@@ -251,8 +265,8 @@ class MjxEngine:
             pending, worlds, obs = carry
             # Slots without a world get an index past the end, and their writes are dropped.
             index = jnp.nonzero(pending, size=batch, fill_value=self._num_envs)[0]
-            at = (worlds.cursor + jnp.arange(batch, dtype=jnp.int32)) % worlds.filled
-            # Only where worlds die so fast that the pool goes round before it is renewed.
+            at = (worlds.taken + jnp.arange(batch, dtype=jnp.int32)) % worlds.filled
+            # Only where worlds diverge so fast that the pool goes round before it is renewed.
             again = at == worlds.rows.at[index].get(mode="fill", fill_value=-1)
             at = jnp.where(again, (at + 1) % worlds.filled, at)
             rows = {k: v[at] for k, v in worlds.pool.items()}
@@ -264,7 +278,7 @@ class MjxEngine:
                 model_fields=jax.tree.map(put, worlds.model_fields, self._fields(rows)),
                 clocks=put(worlds.clocks, 0),
                 rows=put(worlds.rows, at),
-                cursor=(worlds.cursor + taken) % worlds.filled,
+                taken=worlds.taken + taken,
             )
             return put(pending, False), worlds, put(obs, first_obs)
 

@@ -12,6 +12,8 @@ from fastsac.envs.registry import Solver
 from fastsac.envs.suite import Suite
 
 _NO_CONTACTS = int(mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
+# Where these are 0 in the compiled model, MJX builds no constraint or force at all.
+_ZERO_MEANS_NONE = {"dof_frictionloss", "tendon_frictionloss", "body_gravcomp"}
 
 
 def edited(model: mujoco.MjModel, solver: Solver | None) -> mujoco.MjModel:
@@ -35,6 +37,11 @@ def edited(model: mujoco.MjModel, solver: Solver | None) -> mujoco.MjModel:
 
 def held_fields(model: mjx.Model, suite: Suite) -> tuple[str, ...]:
     """Returns the per-world fields that MJX has, which may lack what MuJoCo derives from others."""
+    for name in set(suite.randomization.drawn) & _ZERO_MEANS_NONE:
+        if not getattr(suite.model, name).all():
+            raise NotImplementedError(f"it leaves out what {name} is 0 for; it cannot be drawn")
+    if missing := [k for k in suite.task.randomised if not hasattr(model, k)]:
+        raise NotImplementedError(f"its model has no array {missing[0]}, which the task draws")
     held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), jax.Array)]
     if missing := set(suite.randomization.drawn) - {*held}:
         raise NotImplementedError(f"its model has no array {sorted(missing)[0]} to randomise")

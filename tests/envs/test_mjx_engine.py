@@ -151,6 +151,31 @@ def test_resets_alike(short_episodes):
     assert ended.tolist() == [5, 5, 5, 6, 6]
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_every_episode_has_a_start_of_its_own(always):
+    """By the time limit, and where the task ends every episode at its first step."""
+    from fastsac.envs.engines.mjx import MjxEngine
+
+    task = find("reacher_hard")
+    if always:
+        task = dataclasses.replace(
+            task, terminate=lambda physics: physics.qpos[0] == physics.qpos[0]
+        )
+    suite = dataclasses.replace(load_suite(task), max_episode_steps=8)
+    engine = MjxEngine(suite, 64)
+    starts = [engine.reset(3, np.zeros(64, np.int64))]
+    for _ in range(12 if always else 40):
+        engine.send(torch.zeros(64, 2))
+        step = engine.recv()
+        ended = step.terminated | step.truncated
+        assert bool(ended.all()) or not ended.any()
+        starts += [step.obs] if ended.any() else []
+    engine.close()
+    starts = torch.cat(starts)
+    assert len(starts) == 64 * (13 if always else 6)
+    assert torch.unique(starts, dim=0).shape[0] == len(starts)
+
+
 def test_zero_copy_across_dlpack():
     from fastsac.envs.dlpack import to_jax, to_torch
 
