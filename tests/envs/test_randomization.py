@@ -12,6 +12,7 @@ import fastsac
 from fastsac.envs import EngineUnavailable
 from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.physics import Physics
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
 from fastsac.envs.vector_env import VectorEnv
@@ -295,3 +296,35 @@ def test_one_body_may_move(make):
         return default
 
     make("quadruped_fetch", randomize={"body_ipos": torso}).reset(seed=0)
+
+
+def test_named_elements_of_the_model_are_the_worlds_own():
+    model = load_suite(find("reacher_hard")).model
+    sizes = 2 * model.geom_size
+    physics = Physics(model, None, {"geom_size": sizes})
+    target = model.geom("target")
+    assert physics.model.geom_size is sizes
+    np.testing.assert_array_equal(physics.model.geom("target").size, 2 * target.size)
+    np.testing.assert_array_equal(physics.model.geom("target").pos, target.pos)
+    assert physics.model.geom("target").id == target.id
+
+
+def test_mjx_refuses_to_draw_a_friction_it_leaves_out():
+    draw = {"dof_frictionloss": lambda random, default: default + 5}
+    with pytest.raises(fastsac.envs.EngineUnavailable, match="dof_frictionloss is 0"):
+        fastsac.make("reacher_hard", engine="mjx", randomize=draw)
+
+
+def test_initialize_may_not_write_model_arrays_in_secret():
+    def initialize(physics, random):
+        physics.model.geom_size[:, 0] *= 1.1
+
+    with pytest.raises(ValueError, match="writes geom_size: name it in randomised"):
+        fastsac.register(
+            "secret",
+            '<mujoco><worldbody><body><joint name="x" type="slide"/><geom size="0.1"/></body>'
+            '</worldbody><actuator><motor joint="x"/></actuator></mujoco>',
+            lambda physics: {"x": physics.qpos},
+            lambda physics: physics.qpos[0],
+            initialize=initialize,
+        )
