@@ -36,7 +36,10 @@ class Engine(Protocol):
     name: str
     device: torch.device
     obs_dim: int
-    warnings: Mapping[str, int]
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        """MuJoCo's warnings so far by kind."""
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """Starts all episodes with these clocks (B,) and returns obs (B, obs_dim)."""

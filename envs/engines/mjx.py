@@ -7,7 +7,7 @@ reward, time limit, NaN guard and auto-reset are part of the same compiled call.
 
 import math
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +54,12 @@ class MjxEngine:
     """
 
     name = "mjx"
-    warnings: ClassVar[dict[str, int]] = {}  # MJX gives none
 
     def __init__(self, suite: Suite, num_envs: int, fast: bool = False):
         if suite.task.mjx_refusal:
             raise NotImplementedError(suite.task.mjx_refusal)
         self.suite = suite
+        self.warnings: dict[str, int] = {}  # MJX gives none
         self._num_envs = num_envs
         self._jax_device = jax.devices()[0]
         self.device = torch.device("cuda" if self._jax_device.platform == "gpu" else "cpu")
@@ -93,8 +93,9 @@ class MjxEngine:
         empty = self._pool_rows - self._written
         pool = {k: jnp.pad(v, [(0, empty)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
         self._steps_until_renewal = self._renewal_interval
-        clocks, filled = self._put(clocks.astype(np.int32)), self._put(np.int32(self._written))
-        self._worlds, obs = self._start(pool, clocks, filled)
+        ages = self._put(clocks.astype(np.int32))
+        filled = self._put(np.array(self._written, np.int32))
+        self._worlds, obs = self._start(pool, ages, filled)
         return to_torch(obs)
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
@@ -164,7 +165,7 @@ class MjxEngine:
             start = self._written % self._pool_rows
             pool = self._renew(pool, self._cast(self._source.take(_SLAB)), start)
             self._written += _SLAB
-        filled = self._put(np.int32(min(self._written, self._pool_rows)))
+        filled = self._put(np.array(min(self._written, self._pool_rows), np.int32))
         self._worlds = self._worlds._replace(pool=pool, filled=filled)
 
     def _cast(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -40,8 +40,8 @@ def held_fields(model: mjx.Model, suite: Suite) -> tuple[str, ...]:
     for name in set(suite.randomization.drawn) & _ZERO_MEANS_NONE:
         if not getattr(suite.model, name).all():
             raise NotImplementedError(f"it leaves out what {name} is 0 for; it cannot be drawn")
-    if missing := [k for k in suite.task.randomised if not hasattr(model, k)]:
-        raise NotImplementedError(f"its model has no array {missing[0]}, which the task draws")
+    if lacking := [k for k in suite.task.randomised if not hasattr(model, k)]:
+        raise NotImplementedError(f"its model has no array {lacking[0]}, which the task draws")
     held = [k for k in suite.model_fields if isinstance(getattr(model, k, None), jax.Array)]
     if missing := set(suite.randomization.drawn) - {*held}:
         raise NotImplementedError(f"its model has no array {sorted(missing)[0]} to randomise")

@@ -114,14 +114,8 @@ class NativeEngine:
         self._clocks += 1
         truncated = (self._clocks >= self.suite.max_episode_steps) | invalid
         terminated = (terminated != 0) & ~truncated
-        arrays = Step(
-            obs=self._reset_where(terminated | truncated, obs),
-            final_obs=obs,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            invalid=invalid,
-        )
+        next_obs = self._reset_where(terminated | truncated, obs)
+        arrays = (next_obs, obs, reward, terminated, truncated, invalid)
         return Step(*map(torch.from_numpy, arrays))
 
     def initial_states(self) -> dict[str, int]:
