@@ -58,36 +58,43 @@ def observe_pure_state(physics: Physics) -> dict[str, jax.Array]:
     return {"position": physics.qpos, "velocity": physics.qvel}
 
 
-def small_control_stand(physics: Physics) -> jax.Array:
+def small_control_stand(physics: Physics, upright: jax.Array) -> jax.Array:
     """The factor that every task's reward shares: standing upright with little effort."""
     standing = tolerance(
         head_height(physics), bounds=(STAND_HEIGHT, float("inf")), margin=STAND_HEIGHT / 4
     )
     upright = tolerance(
-        torso_upright(physics),
-        bounds=(0.9, float("inf")),
-        sigmoid="linear",
-        margin=1.9,
-        value_at_margin=0,
+        upright, bounds=(0.9, float("inf")), sigmoid="linear", margin=1.9, value_at_margin=0
     )
     effort = tolerance(physics.ctrl, margin=1, value_at_margin=0, sigmoid="quadratic").mean()
     return (4 + effort) / 5 * standing * upright
 
 
-def stand_reward(physics: Physics) -> jax.Array:
-    dont_move = tolerance(centre_of_mass_velocity(physics)[:2], margin=2).mean()
-    return small_control_stand(physics) * dont_move
+def still(velocity: jax.Array) -> jax.Array:
+    """The centre of mass does not move in the plane."""
+    return tolerance(velocity[:2], margin=2).mean()
 
 
-def move_reward(physics: Physics, speed: float) -> jax.Array:
+def moving(velocity: jax.Array, speed: float) -> jax.Array:
+    """The centre of mass moves in the plane, at this speed or faster."""
     move = tolerance(
-        jnp.linalg.norm(centre_of_mass_velocity(physics)[:2]),
+        jnp.linalg.norm(velocity[:2]),
         bounds=(speed, float("inf")),
         margin=speed,
         value_at_margin=0,
         sigmoid="linear",
     )
-    return small_control_stand(physics) * (5 * move + 1) / 6
+    return 5 * move + 1
+
+
+def stand_reward(physics: Physics) -> jax.Array:
+    stand = small_control_stand(physics, torso_upright(physics))
+    return stand * still(centre_of_mass_velocity(physics))
+
+
+def move_reward(physics: Physics, speed: float) -> jax.Array:
+    stand = small_control_stand(physics, torso_upright(physics))
+    return stand * moving(centre_of_mass_velocity(physics), speed) / 6
 
 
 _humanoid = partial(Task, domain="humanoid", observe=observe, deviations=DEVIATIONS)

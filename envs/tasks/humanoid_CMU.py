@@ -7,21 +7,20 @@ import jax.numpy as jnp
 
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import Task, add
-from fastsac.envs.rewards import tolerance
-
-STAND_HEIGHT = 1.4  # m, of the head, above which the stand reward is 1
-WALK_SPEED = 1.0  # m/s
-RUN_SPEED = 10.0  # m/s
-ROOT_QPOS = 7  # entries of the free root joint in qpos
+from fastsac.envs.tasks.humanoid import (
+    ROOT_QPOS,
+    RUN_SPEED,
+    WALK_SPEED,
+    head_height,
+    moving,
+    small_control_stand,
+    still,
+)
 
 
 def thorax_upright(physics: Physics) -> jax.Array:
     """The thorax's y axis points up."""
     return physics.body("thorax").xmat[2, 1]
-
-
-def head_height(physics: Physics) -> jax.Array:
-    return physics.body("head").xpos[2]
 
 
 def centre_of_mass_velocity(physics: Physics) -> jax.Array:
@@ -46,36 +45,14 @@ def observe(physics: Physics) -> dict[str, jax.Array]:
     }
 
 
-def small_control_stand(physics: Physics) -> jax.Array:
-    """The factor that every task's reward shares: standing upright with little effort."""
-    standing = tolerance(
-        head_height(physics), bounds=(STAND_HEIGHT, float("inf")), margin=STAND_HEIGHT / 4
-    )
-    upright = tolerance(
-        thorax_upright(physics),
-        bounds=(0.9, float("inf")),
-        sigmoid="linear",
-        margin=1.9,
-        value_at_margin=0,
-    )
-    effort = tolerance(physics.ctrl, margin=1, value_at_margin=0, sigmoid="quadratic").mean()
-    return (4 + effort) / 5 * standing * upright
-
-
 def stand_reward(physics: Physics) -> jax.Array:
-    dont_move = tolerance(centre_of_mass_velocity(physics)[:2], margin=2).mean()
-    return small_control_stand(physics) * dont_move
+    stand = small_control_stand(physics, thorax_upright(physics))
+    return stand * still(centre_of_mass_velocity(physics))
 
 
 def move_reward(physics: Physics, speed: float) -> jax.Array:
-    move = tolerance(
-        jnp.linalg.norm(centre_of_mass_velocity(physics)[:2]),
-        bounds=(speed, float("inf")),
-        margin=speed,
-        value_at_margin=0,
-        sigmoid="linear",
-    )
-    return small_control_stand(physics) * (5 * move + 1) / 6
+    stand = small_control_stand(physics, thorax_upright(physics))
+    return stand * moving(centre_of_mass_velocity(physics), speed) / 6
 
 
 _humanoid = partial(Task, domain="humanoid_CMU", observe=observe)
