@@ -110,13 +110,17 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(levels)} (all but envpool)"
     )
+    parser.add_argument("--only", metavar="LABEL", help="cases with this among their labels")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parsed = parser.parse_args(args)
     if unknown := set(parsed.levels) - set(levels):
         raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {', '.join(levels)}")
     for level in parsed.levels or usual:
-        for row in run(levels[level](), repetitions=3 if parsed.quick else 15):
+        cases = [c for c in levels[level]() if parsed.only in (None, *map(str, c.labels.values()))]
+        if not cases:
+            raise ConfigError(f"no case of {level} has the label {parsed.only!r}")
+        for row in run(cases, repetitions=3 if parsed.quick else 15):
             print(_line(level, row), flush=True)
             if parsed.json:
                 with parsed.json.open("a") as file:

@@ -36,10 +36,10 @@ _DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel",
 # With these stages at the new state a step is mj_step2, mj_step1: the next one continues from them.
 _AS_STEP1 = int(mujoco.mjtStage.mjSTAGE_VEL)
 _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
-# Below this many microseconds a step of all worlds, waking another thread costs what it brings
-# (two threads against one, 2 busy cores, 64 worlds: reacher, 200 us, 0.85x; cartpole and cheetah,
-# 600 us, 0.95 to 1.05x).
-_WORTH_A_THREAD_US = 400.0
+# A thread that has fewer microseconds of work a step costs more to wake than it brings (two threads
+# against one, 64 worlds: pendulum, 150 us in all, 1.25x and reacher, 180 us, 1.35x on two idle
+# cores; 0.85x where another program keeps one of them busy).
+_WORTH_A_THREAD_US = 75.0
 _CALIBRATION_STEPS = 30
 
 _this_thread = threading.local()
@@ -51,8 +51,8 @@ class NativeEngine:
     Args:
         suite: the task and its constants.
         num_envs: the number of worlds.
-        num_threads: threads that step; None takes every core, or one where a step of all worlds
-            is not worth a second thread. Results do not depend on it.
+        num_threads: threads that step; None takes every core, or fewer where a step of all worlds
+            is not worth them. Results do not depend on it.
     """
 
     name = "native"
@@ -62,8 +62,8 @@ class NativeEngine:
         self.device = torch.device("cpu")
         self._num_envs = num_envs
         cores = len(os.sched_getaffinity(0))
-        worth_it = num_envs * self._world_us() > _WORTH_A_THREAD_US
-        threads = min(num_threads or (cores if worth_it else 1), num_envs)
+        worth_it = max(1, int(num_envs * self._world_us() / _WORTH_A_THREAD_US))
+        threads = min(num_threads or min(cores, worth_it), num_envs)
         # Persistent: an MjData a world, so that a step goes on from the last one's stages.
         batch = self._batch = Batch(suite.model, num_envs, threads, persistent=True)
         self._models = WorldModels(batch, suite.model_fields)
