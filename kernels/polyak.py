@@ -2,10 +2,43 @@
 
     target <- target + tau (source - target)        (arXiv 1812.05905, algorithm 1)
 
-No gradient. Both tensors (P,), float32 or float64.
+For tau >= 1/2 it is computed as source - (1 - tau) (source - target), so that tau = 1 is exact. No
+gradient. Both tensors (P,), float32 or float64; the kernel takes float32.
 """
 
+from __future__ import annotations
+
 import torch
+
+from fastsac.kernels.compiler import cdiv, jit, require, runs_on, tl
+
+_BLOCK = 1024
+
+
+@jit
+def _forward(
+    target,  # in and out (P,)
+    source,  # (P,)
+    tau,  # () on the device
+    size,
+    BLOCK: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < size
+    share = tl.load(tau)
+    old = tl.load(target + at, mask)
+    new = tl.load(source + at, mask)
+    near_old = old + share * (new - old)
+    near_new = new - (1.0 - share) * (new - old)
+    tl.store(target + at, tl.where(share < 0.5, near_old, near_new), mask)
+
+
+def fused(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tensor) -> None:
+    """The kernel, on a GPU or in Triton's interpreter; in place on target."""
+    if not isinstance(tau, torch.Tensor):
+        tau = torch.full((), tau, device=target.device)
+    size = target.numel()
+    _forward[(cdiv(size, _BLOCK),)](target, source.contiguous(), tau, size, BLOCK=_BLOCK)
 
 
 def reference(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tensor) -> None:
@@ -20,17 +53,15 @@ def polyak_(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tenso
     Args:
         target: (P,) contiguous, float32 or float64.
         source: (P,) of the same dtype and device.
-        tau: in [0, 1], a float or a 0-d tensor on the same device.
+        tau: in [0, 1], a float or a 0-d tensor of the same dtype on the same device.
 
     Raises:
-        ValueError: shapes, dtypes or devices differ.
+        ValueError: shapes, dtypes or devices differ, or target is not contiguous.
     """
-    if target.shape != source.shape or target.dtype != source.dtype:
-        raise ValueError(
-            f"target {tuple(target.shape)} {target.dtype} and source "
-            f"{tuple(source.shape)} {source.dtype} must agree"
-        )
-    if target.device != source.device:
-        raise ValueError(f"target is on {target.device}, source on {source.device}")
-    reference(target, source, tau)
+    require("source", source, target.shape, target)
+    if isinstance(tau, torch.Tensor):
+        require("tau", tau, (), target)
+    if not target.is_contiguous():
+        raise ValueError("target must be contiguous: it is written in place")
+    (fused if runs_on(target) else reference)(target, source, tau)
     return target

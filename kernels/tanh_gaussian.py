@@ -4,18 +4,151 @@
     action   = tanh(u)
     log_prob = sum_i [ -noise_i^2 / 2 - s_i - log(2 pi) / 2 - log(1 - tanh(u_i)^2) ]
 
-(arXiv 1812.05905, appendix C, eq. 26). The last term is computed as 2 (log 2 - u - softplus(-2u)),
-which is exact where 1 - tanh(u)^2 rounds to zero.
+(arXiv 1812.05905, appendix C, eq. 26). The last term is log 4 - 2|u| - 2 log(1 + exp(-2|u|)), which
+is exact where 1 - tanh(u)^2 rounds to zero.
 
-Shapes: mean, log_std, noise, action (B, A); log_prob (B,). float32 or float64.
+Gradient, with g and h those of action and log_prob, and sech^2 = 1 - tanh^2 = 4e / (1 + e)^2 for
+e = exp(-2|u|):
+
+    d/du       = g sech^2(u) + 2 h tanh(u)
+    d/dmean    = d/du
+    d/dlog_std = d/du exp(s) noise - h  inside the clamps, 0 outside
+
+Shapes: mean, log_std, noise, action (B, A); log_prob (B,). float32 or float64; the kernels take
+float32 and recompute u in the backward pass instead of storing it.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, runs_on, tl
+
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_MAX_COLUMNS = 128  # wider actions are summed in steps of that many
+_TILE = 512  # elements a program
+
+
+@jit
+def _forward(
+    mean,  # (B, A), rows mean_row apart
+    log_std,  # (B, A), rows log_std_row apart
+    noise,  # (B, A) contiguous, as are the outputs
+    action,  # out (B, A)
+    log_prob,  # out (B,)
+    batch,
+    actions,
+    mean_row,
+    log_std_row,
+    log_std_min,
+    log_std_max,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros([ROWS], tl.float32)
+    for start in range(0, actions, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        mask = (row < batch)[:, None] & (column < actions)[None, :]
+        here = row[:, None] * actions + column[None, :]
+        m = tl.load(mean + row[:, None] * mean_row + column[None, :], mask, other=0.0)
+        s = tl.load(log_std + row[:, None] * log_std_row + column[None, :], mask, other=0.0)
+        s = tl.clamp(s, log_std_min, log_std_max, propagate_nan=tl.PropagateNan.ALL)
+        z = tl.load(noise + here, mask, other=0.0)
+        u = m + tl.exp(s) * z
+        e = tl.exp(-2.0 * tl.abs(u))
+        tanh = (1.0 - e) / (1.0 + e)
+        tl.store(action + here, tl.where(u < 0.0, -tanh, tanh), mask)
+        log_sech2 = 1.3862943611198906 - 2.0 * tl.abs(u) - 2.0 * tl.log(1.0 + e)  # log 4
+        term = -0.5 * z * z - s - 0.9189385332046727 - log_sech2  # log(2 pi) / 2
+        total += tl.sum(tl.where(mask, term, 0.0), axis=1)
+    tl.store(log_prob + row, total, row < batch)
+
+
+@jit
+def _backward(
+    mean,  # (B, A), rows mean_row apart
+    log_std,  # (B, A), rows log_std_row apart
+    noise,  # (B, A) contiguous, as are the rest
+    action_grad,  # (B, A)
+    log_prob_grad,  # (B,)
+    mean_grad,  # out (B, A)
+    log_std_grad,  # out (B, A)
+    batch,
+    actions,
+    mean_row,
+    log_std_row,
+    log_std_min,
+    log_std_max,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    h = tl.load(log_prob_grad + row, row < batch, other=0.0)[:, None]
+    for start in range(0, actions, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        mask = (row < batch)[:, None] & (column < actions)[None, :]
+        here = row[:, None] * actions + column[None, :]
+        m = tl.load(mean + row[:, None] * mean_row + column[None, :], mask, other=0.0)
+        raw = tl.load(log_std + row[:, None] * log_std_row + column[None, :], mask, other=0.0)
+        s = tl.clamp(raw, log_std_min, log_std_max, propagate_nan=tl.PropagateNan.ALL)
+        z = tl.load(noise + here, mask, other=0.0)
+        g = tl.load(action_grad + here, mask, other=0.0)
+        std_z = tl.exp(s) * z
+        u = m + std_z
+        e = tl.exp(-2.0 * tl.abs(u))
+        tanh = (1.0 - e) / (1.0 + e)
+        tanh = tl.where(u < 0.0, -tanh, tanh)
+        by_u = g * 4.0 * e / ((1.0 + e) * (1.0 + e)) + 2.0 * h * tanh
+        tl.store(mean_grad + here, by_u, mask)
+        tl.store(log_std_grad + here, tl.where(raw == s, by_u * std_z - h, 0.0), mask)
+
+
+def _launch(kernel: Any, shape: torch.Size, *arguments: Any) -> None:
+    batch, actions = shape
+    columns = min(next_power_of_2(actions), _MAX_COLUMNS)
+    rows = _TILE // columns
+    kernel[(cdiv(batch, rows),)](*arguments, ROWS=rows, COLUMNS=columns)
+
+
+def _rows_dense(x: torch.Tensor) -> torch.Tensor:
+    """Returns x (B, A) with neighbours in a row next to each other; a copy only if they are not."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+class _TanhGaussian(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Any, log_std: Any, noise: Any, low: float, high: float) -> Any:
+        mean, log_std, noise = _rows_dense(mean), _rows_dense(log_std), noise.contiguous()
+        action, log_prob = torch.empty_like(noise), noise.new_empty(len(noise))
+        ctx.save_for_backward(mean, log_std, noise)
+        ctx.scalars = (*mean.shape, mean.stride(0), log_std.stride(0), low, high)
+        _launch(_forward, mean.shape, mean, log_std, noise, action, log_prob, *ctx.scalars)
+        return action, log_prob
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, action_grad: Any, log_prob_grad: Any) -> Any:
+        saved = ctx.saved_tensors
+        grads = action_grad.contiguous(), log_prob_grad.contiguous()
+        by_mean, by_log_std = torch.empty_like(grads[0]), torch.empty_like(grads[0])
+        _launch(_backward, grads[0].shape, *saved, *grads, by_mean, by_log_std, *ctx.scalars)
+        return by_mean, by_log_std, None, None, None
+
+
+def fused(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    noise: torch.Tensor,
+    log_std_min: float,
+    log_std_max: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernels, on a GPU or in Triton's interpreter."""
+    return _TanhGaussian.apply(mean, log_std, noise, log_std_min, log_std_max)
 
 
 def reference(
@@ -45,20 +178,17 @@ def tanh_gaussian(
     Args:
         mean: (B, A), float32 or float64.
         log_std: (B, A); clamped to [log_std_min, log_std_max], no gradient outside.
-        noise: (B, A) standard normal; zeros give the mode.
+        noise: (B, A) standard normal, held constant; zeros give the mode.
         log_std_min: lower clamp.
         log_std_max: upper clamp.
 
     Returns:
-        action (B, A) in (-1, 1) and log_prob (B,).
+        action (B, A) in [-1, 1] and log_prob (B,).
 
     Raises:
-        ValueError: the three tensors differ in shape or dtype.
+        ValueError: the three tensors differ in shape, dtype or device.
     """
-    for other in (log_std, noise):
-        if other.shape != mean.shape or other.dtype != mean.dtype:
-            raise ValueError(
-                f"mean {tuple(mean.shape)} {mean.dtype}, log_std {tuple(log_std.shape)} "
-                f"{log_std.dtype} and noise {tuple(noise.shape)} {noise.dtype} must agree"
-            )
-    return reference(mean, log_std, noise, log_std_min, log_std_max)
+    require("log_std", log_std, mean.shape, mean)
+    require("noise", noise, mean.shape, mean)
+    implementation = fused if runs_on(mean) else reference
+    return implementation(mean, log_std, noise, log_std_min, log_std_max)

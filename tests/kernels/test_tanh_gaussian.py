@@ -8,17 +8,24 @@ import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from fastsac.kernels import tanh_gaussian
-from fastsac.kernels.tanh_gaussian import reference
+from fastsac.kernels.tanh_gaussian import fused, reference
 
 BATCHES = (1, 3, 64, 255, 1023)
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-KIND = {torch.float32: "float32", torch.float64: "float64"}
+CLAMPS = LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+
+each = pytest.mark.parametrize("function", [fused, reference])
+each_dtype = pytest.mark.parametrize(
+    "function, kind",
+    [(fused, "float32"), (reference, "float32"), (reference, "float64")],
+    ids=["fused", "reference", "reference64"],
+)
 
 
-def inputs(batch, actions, dtype=torch.float32, seed=0):
+def inputs(batch, actions, kind="float32", device="cpu", seed=0):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda: torch.randn(batch, actions, generator=generator, dtype=torch.float64)  # noqa: E731
-    return tuple(x.to(dtype) for x in (1.5 * draw(), draw() - 0.5, draw()))
+    drawn = 1.5 * draw(), draw() - 0.5, draw()
+    return tuple(x.to(device, getattr(torch, kind)) for x in drawn)
 
 
 def expected(mean, log_std, noise, low=LOG_STD_MIN, high=LOG_STD_MAX):
@@ -26,7 +33,7 @@ def expected(mean, log_std, noise, low=LOG_STD_MIN, high=LOG_STD_MAX):
 
     log(1 - tanh(u)^2) = log 4 - 2|u| - 2 log(1 + exp(-2|u|)), which never cancels.
     """
-    mean, log_std, noise = (x.detach().double().numpy() for x in (mean, log_std, noise))
+    mean, log_std, noise = (x.detach().double().cpu().numpy() for x in (mean, log_std, noise))
     s = np.clip(log_std, low, high)
     inside = (log_std >= low) & (log_std <= high)
     u = mean + np.exp(s) * noise
@@ -44,28 +51,73 @@ def expected(mean, log_std, noise, low=LOG_STD_MIN, high=LOG_STD_MAX):
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("actions", [1, 3, 21])
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("function", [tanh_gaussian, reference])
-def test_values_and_gradients_equal_the_formula(function, batch, actions, dtype, close):
-    mean, log_std, noise = inputs(batch, actions, dtype)
+def check(function, mean, log_std, noise, kind, close):
+    """Compares values, and the gradients of unequal weights, which no two entries share."""
     mean.requires_grad_()
     log_std.requires_grad_()
-    action, log_prob = function(mean, log_std, noise, LOG_STD_MIN, LOG_STD_MAX)
-    assert action.shape == (batch, actions) and log_prob.shape == (batch,)
-    assert action.dtype == log_prob.dtype == dtype
+    action, log_prob = function(mean, log_std, noise, *CLAMPS)
+    assert action.shape == mean.shape and log_prob.shape == mean.shape[:1]
+    assert action.dtype == log_prob.dtype == mean.dtype
     want = expected(mean, log_std, noise)
-    close(action, want["action"], KIND[dtype], "action")
-    close(log_prob, want["log_prob"], KIND[dtype], "log_prob")
-    for name, output in (("action", action), ("log_prob", log_prob)):
-        by_mean, by_log_std = torch.autograd.grad(output.sum(), (mean, log_std), retain_graph=True)
-        close(by_mean, want[f"{name}_by_mean"], KIND[dtype], f"d {name} / d mean")
-        close(by_log_std, want[f"{name}_by_log_std"], KIND[dtype], f"d {name} / d log_std")
+    close(action, want["action"], kind, "action")
+    close(log_prob, want["log_prob"], kind, "log_prob")
+    weights = inputs(*mean.shape, kind, mean.device, seed=7)
+    g, h = weights[0].t().contiguous().t(), weights[2][:, 0]  # both strided
+    for name, output, weight in (("action", action, g), ("log_prob", log_prob, h)):
+        grads = torch.autograd.grad(output, (mean, log_std), weight, retain_graph=True)
+        weight = (weight if name == "action" else weight[:, None]).double().cpu().numpy()
+        for by, grad in zip(("mean", "log_std"), grads, strict=True):
+            close(grad, weight * want[f"{name}_by_{by}"], kind, f"d {name} / d {by}")
+
+
+@pytest.mark.parametrize("actions", [1, 3, 21])
+@pytest.mark.parametrize("batch", BATCHES)
+@each_dtype
+def test_values_and_gradients_equal_the_formula(function, kind, batch, actions, device, close):
+    check(function, *inputs(batch, actions, kind, device), kind, close)
+
+
+@pytest.mark.parametrize("actions", [127, 128, 129, 300])  # the kernel takes 128 at a time
+@each_dtype
+def test_wide_actions(function, kind, actions, device, close):
+    check(function, *inputs(5, actions, kind, device), kind, close)
+
+
+@pytest.mark.parametrize("layout", ["halves", "transposed", "every other row", "one row for all"])
+@pytest.mark.parametrize("actions", [1, 3])
+@each
+def test_strided_inputs(function, layout, actions, device, close):
+    def strided(x):
+        if layout == "halves":
+            return torch.cat([x, x.flip(0)], 1)[:, :actions]
+        if layout == "transposed":
+            return x.t().contiguous().t()
+        if layout == "every other row":
+            return x.repeat_interleave(2, 0)[::2]
+        return x[:1].expand_as(x)
+
+    mean, log_std, noise = (strided(x) for x in inputs(33, actions, device=device))
+    check(function, mean.detach(), log_std.detach().contiguous(), noise, "float32", close)
+    assert not mean.is_contiguous() or (layout == "transposed" and actions == 1)
+    check(function, mean.detach(), log_std.detach(), noise, "float32", close)
+
+
+@each
+def test_both_outputs_at_once_and_inputs_kept(function, device, close):
+    mean, log_std, noise = inputs(33, 3, device=device)
+    both = torch.cat([mean, log_std], dim=-1).requires_grad_()
+    kept, want = both.detach().clone(), expected(mean, log_std, noise)
+    action, log_prob = function(*both.chunk(2, dim=-1), noise, *CLAMPS)
+    (2 * action.sum() - 3 * log_prob.sum()).backward()
+    parts = [
+        2 * want[f"action_by_{by}"] - 3 * want[f"log_prob_by_{by}"] for by in ("mean", "log_std")
+    ]
+    close(both.grad, np.concatenate(parts, 1), "float32")
+    assert torch.equal(both, kept), "an input was overwritten"
 
 
 def test_log_prob_equals_torch_distributions(close):
-    mean, log_std, noise = inputs(64, 6, torch.float64)
+    mean, log_std, noise = inputs(64, 6, "float64")
     log_std = log_std.clamp(max=LOG_STD_MAX)
     action, log_prob = tanh_gaussian(mean, log_std, noise)
     squashed = TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform())
@@ -89,100 +141,101 @@ def test_density_integrates_to_one():
 
 @pytest.mark.parametrize("clamps", [(-20.0, 2.0), (-1.0, 0.5)])
 def test_gradcheck(clamps):
-    mean, log_std, noise = inputs(5, 3, torch.float64, seed=1)
+    mean, log_std, noise = inputs(5, 3, "float64", seed=1)
     # Keep away from the kink of the clamp, where no derivative exists.
     for clamp in clamps:
         log_std[(log_std - clamp).abs() < 1e-2] += 0.1
     mean.requires_grad_()
     log_std.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda m, s: tanh_gaussian(m, s, noise, *clamps), (mean, log_std), eps=1e-6, atol=1e-7
+        lambda m, s: reference(m, s, noise, *clamps), (mean, log_std), eps=1e-6, atol=1e-7
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("size", [5.0, 10.0, 20.0, 100.0, 1e4])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_saturated_means_have_the_exact_log_prob_and_gradient(size, sign, dtype, close):
-    mean = torch.full((3, 2), sign * size, dtype=dtype, requires_grad=True)
-    log_std = torch.tensor([[-3.0, 0.0], [1.0, 2.0], [-20.0, 0.5]], dtype=dtype).requires_grad_()
-    noise = torch.tensor([[0.5, -1.0], [2.0, -0.1], [0.0, 1.0]], dtype=dtype)
-    action, log_prob = tanh_gaussian(mean, log_std, noise)
-    want = expected(mean, log_std, noise)
-    assert (action.abs() <= 1).all()
-    close(action, want["action"], KIND[dtype], "action")
-    close(log_prob, want["log_prob"], KIND[dtype], "log_prob")
-    by_mean, by_log_std = torch.autograd.grad(log_prob.sum(), (mean, log_std), retain_graph=True)
-    close(by_mean, want["log_prob_by_mean"], KIND[dtype], "d log_prob / d mean")
-    close(by_log_std, want["log_prob_by_log_std"], KIND[dtype], "d log_prob / d log_std")
-    for gradient in torch.autograd.grad(action.sum(), (mean, log_std)):
-        assert torch.isfinite(gradient).all()
+@each_dtype
+def test_saturated_means_are_exact(function, kind, size, sign, device, close):
+    noise = torch.tensor([[0.5, -1.0], [2.0, -0.1], [0.0, 1.0]], device=device)
+    log_std = torch.tensor([[-3.0, 0.0], [1.0, 2.0], [-20.0, 0.5]], device=device)
+    mean = torch.full_like(noise, sign * size)
+    check(function, *(x.to(getattr(torch, kind)) for x in (mean, log_std, noise)), kind, close)
+    assert (function(mean, log_std, noise, *CLAMPS)[0].abs() <= 1).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize(
     "raw, clamped", [(-20.5, -20.0), (-1e4, -20.0), (2.5, 2.0), (1e4, 2.0), (3e38, 2.0)]
 )
-def test_beyond_the_clamp_values_are_the_clamps_and_the_gradient_is_zero(raw, clamped, dtype):
-    mean, _, noise = inputs(7, 3, dtype)
+@each_dtype
+def test_beyond_the_clamp(function, kind, raw, clamped, device):
+    mean, _, noise = inputs(7, 3, kind, device)
     log_std = torch.full_like(mean, raw).requires_grad_()
-    action, log_prob = tanh_gaussian(mean, log_std, noise)
-    at_clamp = tanh_gaussian(mean, torch.full_like(mean, clamped), noise)
+    action, log_prob = function(mean, log_std, noise, *CLAMPS)
+    at_clamp = function(mean, torch.full_like(mean, clamped), noise, *CLAMPS)
     assert torch.equal(action, at_clamp[0]) and torch.equal(log_prob, at_clamp[1])
     (gradient,) = torch.autograd.grad(action.sum() + log_prob.sum(), log_std)
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("clamp", [-20.0, 2.0])
-def test_at_the_clamp_everything_is_finite_and_the_gradient_is_one_sided(clamp, close):
-    mean, _, noise = inputs(7, 3)
-    log_std = torch.full_like(mean, clamp).requires_grad_()
-    action, log_prob = tanh_gaussian(mean, log_std, noise)
-    want = expected(mean, log_std, noise)
-    close(action, want["action"], "float32")
-    close(log_prob, want["log_prob"], "float32")
-    (gradient,) = torch.autograd.grad(log_prob.sum(), log_std)
-    if gradient.any():  # from inside; from outside it is zero
-        close(gradient, want["log_prob_by_log_std"], "float32")
+@pytest.mark.parametrize("clamp", CLAMPS)
+@each_dtype
+def test_at_the_clamp_the_gradient_is_that_of_the_inside(function, kind, clamp, device, close):
+    mean, _, noise = inputs(7, 3, kind, device)
+    check(function, mean, torch.full_like(mean, clamp), noise, kind, close)
 
 
-def test_clamps_are_arguments(close):
-    mean, log_std, noise = inputs(64, 3)
-    action, log_prob = tanh_gaussian(mean, log_std, noise, -1.0, -0.25)
+@each
+def test_clamps_are_arguments(function, device, close):
+    mean, log_std, noise = inputs(64, 3, device=device)
+    action, log_prob = function(mean, log_std, noise, -1.0, -0.25)
     want = expected(mean, log_std, noise, -1.0, -0.25)
     close(action, want["action"], "float32")
     close(log_prob, want["log_prob"], "float32")
 
 
-def test_zero_noise_is_the_mode_and_noise_gets_no_say_in_it():
-    mean, log_std, noise = inputs(9, 4)
-    action, _ = tanh_gaussian(mean, log_std, torch.zeros_like(noise))
-    assert torch.equal(action, torch.tanh(mean))
+@pytest.mark.parametrize("diverged", [0, 1], ids=["mean", "log_std"])
+@each
+def test_a_network_that_diverged_shows(function, diverged, device):
+    # A GPU's plain maximum would turn a NaN into the clamp.
+    tensors = inputs(5, 3, device=device)
+    tensors[diverged][1, 2] = torch.nan
+    action, log_prob = function(*tensors, *CLAMPS)
+    assert torch.argwhere(action.isnan()).tolist() == [[1, 2]]
+    assert torch.argwhere(log_prob.isnan()).tolist() == [[1]]
 
 
-def test_halves_of_one_network_output_are_taken_as_they_are():
-    mean, log_std, noise = inputs(33, 3)
-    both = torch.cat([mean, log_std], dim=-1)
-    halves = both.chunk(2, dim=-1)
-    assert not halves[0].is_contiguous()
-    for got, want in zip(
-        tanh_gaussian(*halves, noise), tanh_gaussian(mean, log_std, noise), strict=True
-    ):
-        assert torch.equal(got, want)
-    assert torch.equal(both, torch.cat([mean, log_std], dim=-1)), "an input was overwritten"
+@each
+def test_zero_noise_is_the_mode(function, device, close):
+    mean, log_std, noise = inputs(9, 4, device=device)
+    action, _ = function(mean, log_std, torch.zeros_like(noise), *CLAMPS)
+    close(action, torch.tanh(mean.double()), "float32")
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_the_tolerance_notices_one_percent(kind, close):
-    mean, log_std, noise = inputs(64, 3, getattr(torch, kind))
+@each_dtype
+def test_the_tolerance_notices_one_percent(function, kind, device, close):
+    mean, log_std, noise = inputs(64, 3, kind, device)
     want = expected(mean, log_std, noise)
+    mean.requires_grad_()
     for factor in (0.99, 1.01):
-        with pytest.raises(AssertionError):
-            close(tanh_gaussian(mean * factor, log_std, noise)[0], want["action"], kind)
-        with pytest.raises(AssertionError):
-            close(tanh_gaussian(mean, log_std * factor, noise)[1], want["log_prob"], kind)
+        action, _ = function(mean * factor, log_std, noise, *CLAMPS)
+        _, log_prob = function(mean, log_std * factor, noise, *CLAMPS)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), mean)
+        for got, name in (
+            (action, "action"),
+            (log_prob, "log_prob"),
+            (gradient, "log_prob_by_mean"),
+        ):
+            with pytest.raises(AssertionError):
+                close(got, want[name], kind)
     with pytest.raises(AssertionError):
         close(np.where(want["action"] > 0.5, np.nan, want["action"]), want["action"], kind)
+
+
+def test_the_entry_clamps_as_the_paper_of_sac_by_default():
+    tensors = inputs(64, 3)
+    tensors[1][:2] = torch.tensor([[-30.0], [5.0]])
+    for got, want in zip(tanh_gaussian(*tensors), reference(*tensors, *CLAMPS), strict=True):
+        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize(
@@ -198,4 +251,4 @@ def test_the_tolerance_notices_one_percent(kind, close):
 def test_tensors_that_disagree_are_refused(log_std, noise, part):
     with pytest.raises(ValueError, match=part) as caught:
         tanh_gaussian(torch.zeros(4, 3), log_std, noise)
-    assert "mean (4, 3) torch.float32" in str(caught.value)
+    assert "must be (4, 3) torch.float32" in str(caught.value)

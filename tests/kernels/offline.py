@@ -1,0 +1,151 @@
+"""Compiles for a GPU what a call launches, without a GPU, and reads ptxas's report.
+
+Run as a program it prints a JSON line for each kernel and architecture:
+
+    python tests/kernels/offline.py 80 90
+"""
+
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+_POINTER = {torch.float32: "*fp32", torch.int64: "*i64"}
+_PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+
+
+def sources(call):
+    """Runs call() with launches recorded instead of done; returns (name, ASTSource) of each."""
+    launches = []
+
+    def record(kernel, *arguments, grid, warmup, **constants):
+        launches.append((kernel, arguments, constants))
+
+    run, JITFunction.run = JITFunction.run, record
+    try:
+        call()
+    finally:
+        JITFunction.run = run
+    return [(_name(kernel), _source(kernel, a, c)) for kernel, a, c in launches]
+
+
+def _name(kernel):
+    return f"{kernel.fn.__module__.rsplit('.', 1)[1]}.{kernel.fn.__name__}"
+
+
+def _source(kernel, arguments, constants):
+    """What the launcher of Triton would compile: 1 is a constant, 16 divides aligned pointers."""
+    bound = inspect.signature(kernel.fn).bind(*arguments, **constants).arguments
+    signature, constexprs, attributes = {}, {}, {}
+    for at, (name, value) in enumerate(bound.items()):
+        if name.isupper() or (isinstance(value, int) and value == 1):
+            signature[name], constexprs[name] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = _POINTER[value.dtype]
+            attributes[(at,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32" if isinstance(value, int) else "fp32"
+    return ASTSource(kernel, signature, constexprs, attributes)
+
+
+def resources(source, architecture, **options):
+    """Returns ptxas's registers, spill_stores and spill_loads (bytes) of a kernel."""
+    compiled = triton.compile(source, GPUTarget("cuda", architecture, 32), options or None)
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder, "kernel.ptx")
+        ptx.write_text(compiled.asm["ptx"])
+        command = [_PTXAS, "-v", f"--gpu-name={_gpu_name(ptx.read_text())}", ptx]
+        done = subprocess.run(
+            [*command, "-o", f"{folder}/kernel.cubin"], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    registers = re.search(r"Used (\d+) registers", done.stderr)
+    return {
+        "registers": int(registers[1]),
+        "spill_stores": int(found[1]),
+        "spill_loads": int(found[2]),
+    }
+
+
+def _gpu_name(ptx):
+    return re.search(r"\.target (sm_\w+)", ptx)[1]
+
+
+def calls():
+    """A call of every kernel at the sizes of training, and at odd ones."""
+    names = ("adam_polyak", "categorical_td_loss", "polyak", "replay_gather", "soft_td_target")
+    adam_polyak, categorical_td_loss, polyak, replay_gather, soft_td_target, tanh_gaussian = (
+        importlib.import_module(f"fastsac.kernels.{name}") for name in (*names, "tanh_gaussian")
+    )
+
+    def squash(batch, actions):
+        mean, log_std, noise = torch.randn(3, batch, actions)
+        tanh_gaussian.fused(mean.requires_grad_(), log_std, noise, -20.0, 2.0)[1].sum().backward()
+
+    def descend(size, with_target):
+        p, g, target = torch.randn(3, size)
+        rate = torch.tensor(1e-3)
+        extra = (target, rate) if with_target else (None, None)
+        adam_polyak.fused(p, g, adam_polyak.AdamState.of(p), rate, 0.01, *extra, True)
+
+    def gather(obs_dim, action_dim, *statistics):
+        rows, index = torch.randn(9, 2 * obs_dim + action_dim + 3), torch.arange(9)
+        replay_gather.fused(rows, index, action_dim, *(statistics or (None, None)))
+
+    def moved(batch):
+        return torch.randn(batch), torch.zeros(batch), torch.randn(batch), torch.tensor(0.1)
+
+    def target(members, reduction, discount):
+        reward, terminated, log_prob, alpha = moved(256)
+        q = torch.randn(members, 256)
+        soft_td_target.fused(reward, terminated, q, log_prob, alpha, discount, reduction)
+
+    def categorical(members, num, reduction, discount):
+        reward, terminated, log_prob, alpha = moved(64)
+        transitions = categorical_td_loss.Transitions(reward, terminated, log_prob, alpha, discount)
+        logits, next_logits = torch.randn(2, members, 64, num)
+        atoms = categorical_td_loss.Atoms(num, -1.0, 1.0)
+        arguments = (logits.requires_grad_(), next_logits, transitions, atoms, reduction)
+        categorical_td_loss.fused(*arguments).sum().backward()
+
+    gamma = torch.tensor(0.99)
+    yield from (lambda a=a: squash(256, a) for a in (1, 6, 21, 300))
+    yield lambda: polyak.fused(torch.randn(4096), torch.randn(4096), 0.005)
+    yield from (lambda w=w: descend(4097, w) for w in (False, True))
+    yield lambda: descend(1, False)
+    yield lambda: gather(17, 6)
+    yield lambda: gather(67, 21, torch.randn(67), torch.rand(67))
+    yield lambda: gather(300, 1, torch.randn(300), torch.rand(300))
+    yield lambda: target(1, "min", gamma)
+    yield lambda: target(2, "min", gamma)
+    yield lambda: target(10, "mean", gamma.expand(256).clone())
+    yield lambda: categorical(2, 101, "min", gamma)
+    yield lambda: categorical(2, 101, "mean", gamma.expand(64).clone())
+    yield lambda: categorical(10, 51, "min", gamma)
+    yield lambda: categorical(1, 255, "mean", gamma)
+
+
+def main(architectures):
+    torch.manual_seed(0)
+    found = [source for call in calls() for source in sources(call)]
+    jobs = [(name, source, sm) for name, source in found for sm in architectures]
+    with ThreadPoolExecutor(2) as pool:
+        reports = pool.map(lambda job: resources(job[1], job[2]), jobs)
+        for (name, _, sm), report in zip(jobs, reports, strict=True):
+            print(json.dumps({"kernel": name, "sm": sm, **report}), flush=True)
+
+
+if __name__ == "__main__":
+    main([int(x) for x in sys.argv[1:]])

@@ -1,0 +1,86 @@
+"""What ptxas says of the kernels, compiled without a GPU by offline.py."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+ARCHITECTURES = (80, 90)
+ENTRIES = sorted(
+    f"{file.stem}.{node.name}"
+    for file in KERNELS.glob("*.py")
+    for node in ast.parse(file.read_text()).body
+    if isinstance(node, ast.FunctionDef) and node.name in ("_forward", "_backward")
+)
+# The first says which plain minima and maxima a kernel has, which return what is not a NaN; the
+# other denies a kernel registers.
+PLANTED = """
+import json, re, sys
+import triton
+from triton.backends.compiler import GPUTarget
+import offline
+
+found = dict(source for call in offline.calls() for source in offline.sources(call))
+for name, source in found.items():
+    ptx = triton.compile(source, GPUTarget("cuda", 90, 32)).asm["ptx"]
+    print(json.dumps({"kernel": name, "plain": re.findall(r"(min|max)\\.f32", ptx)}))
+report = offline.resources(found["categorical_td_loss._forward"], 90, maxnreg=24)
+print(json.dumps({"kernel": "starved", **report}))
+"""
+
+
+def rows(*arguments):
+    """The JSON lines of a Python that compiles kernels instead of interpreting them."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=Path(__file__).parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return rows("offline.py", *map(str, ARCHITECTURES))
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return {row["kernel"]: row for row in rows("-c", PLANTED)}
+
+
+def test_there_are_kernels():
+    assert len(ENTRIES) >= 8 and "replay_gather._forward" in ENTRIES
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_each_compiles_and_keeps_its_values_in_registers(entry, architecture, compiled):
+    found = [r for r in compiled if (r["kernel"], r["sm"]) == (entry, architecture)]
+    assert found, f"offline.py calls no {entry}"
+    for row in found:
+        assert row["registers"] > 0 and row["spill_stores"] == row["spill_loads"] == 0, row
+
+
+def test_a_kernel_that_lacks_registers_is_seen_to_spill(planted):
+    assert planted["starved"]["registers"] <= 24
+    assert planted["starved"]["spill_stores"] > 0 and planted["starved"]["spill_loads"] > 0
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_no_clamp_swallows_a_nan(entry, planted):
+    # The interpreter's do not, so that tests without a GPU see nothing. A softmax's maximum may:
+    # the exponentials have the NaN again.
+    allowed = {"max"} if entry == "categorical_td_loss._forward" else set()
+    assert set(planted[entry]["plain"]) <= allowed
