@@ -43,6 +43,10 @@ class SACConfig:
     """Upper clamp of the policy's log standard deviation."""
     normalize_obs: bool = False
     """Standardise observations by their running mean and variance."""
+    policy_delay: int = 1
+    """Critic updates per update of actor and temperature (TD3, arXiv 1802.09477)."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of the networks' matmuls; weights, targets and losses are float32 in any case."""
 
     def __post_init__(self) -> None:
         _require(
@@ -50,6 +54,9 @@ class SACConfig:
             f"--hidden-sizes must be positive widths, got {self.hidden_sizes}",
         )
         _require(self.num_critics >= 1, f"--num-critics must be at least 1, got {self.num_critics}")
+        _require(
+            self.policy_delay >= 1, f"--policy-delay must be at least 1, got {self.policy_delay}"
+        )
         _require(0 <= self.gamma < 1, f"--gamma must be in [0, 1), got {self.gamma}")
         _require(0 < self.tau <= 1, f"--tau must be in (0, 1], got {self.tau}")
         for flag in ("learning_rate", "initial_temperature"):

@@ -1,36 +1,9 @@
-"""SAC's target and three losses (arXiv 1812.05905), pure functions of tensors.
+"""SAC's three losses (arXiv 1812.05905), pure functions of tensors.
 
 ``weight`` (B,) is 1 for a transition and 0 for one that the physics engine marked invalid.
 """
 
 import torch
-
-
-def soft_td_target(
-    reward: torch.Tensor,
-    terminated: torch.Tensor,
-    next_q: torch.Tensor,
-    next_log_prob: torch.Tensor,
-    alpha: torch.Tensor,
-    gamma: float,
-) -> torch.Tensor:
-    """Eq. 2, 3 and 5: r + gamma (1 - terminated) (min_i Q_i(s', a') - alpha log pi(a'|s')).
-
-    A truncated episode is not a terminated one: its last state is bootstrapped from.
-
-    Args:
-        reward: (B,).
-        terminated: (B,) 0 or 1, float.
-        next_q: (E, B) of the target critics, at an action of the current policy.
-        next_log_prob: (B,) of that action.
-        alpha: () temperature.
-        gamma: discount.
-
-    Returns:
-        (B,) target, to be held constant.
-    """
-    soft_value = next_q.amin(dim=0) - alpha * next_log_prob
-    return reward + gamma * (1 - terminated) * soft_value
 
 
 def critic_loss(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -46,7 +19,10 @@ def policy_loss(
 
 
 def temperature_loss(
-    log_alpha: torch.Tensor, log_prob: torch.Tensor, target_entropy: float, weight: torch.Tensor
+    log_alpha: torch.Tensor,
+    log_prob: torch.Tensor,
+    target_entropy: torch.Tensor,
+    weight: torch.Tensor,
 ) -> torch.Tensor:
     """Eq. 18: mean_B -alpha (log pi(a|s) + target entropy), with alpha = exp(log_alpha)."""
     return -_weighted(log_alpha.exp() * (log_prob.detach() + target_entropy), weight).mean()

@@ -1,4 +1,4 @@
-"""The actor, the critic ensemble, and parameters that lie in one flat tensor."""
+"""The actor and the critic ensemble."""
 
 import math
 from collections.abc import Sequence
@@ -38,11 +38,12 @@ class EnsembleMLP(nn.Module):
         self.layers = nn.ModuleList(EnsembleLinear(num_members, i, o, generator) for i, o in pairs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps x (E, B, in) to (E, B, out)."""
+        """Maps x (E, B, in) to (E, B, out) of x's dtype, whatever dtype the weights have."""
         *hidden, last = self.layers
+        dtype, x = x.dtype, x.to(next(self.parameters()).dtype)
         for layer in hidden:
-            x = F.relu(layer(x))
-        return last(x)
+            x = F.relu(layer(x), inplace=True)
+        return last(x).to(dtype)
 
 
 class Actor(nn.Module):
@@ -84,30 +85,3 @@ class Critics(nn.Module):
         """Returns every member's Q value (E, B)."""
         x = torch.cat([obs, action], dim=-1)
         return self.mlp(x.expand(self.num_critics, -1, -1))[..., 0]
-
-
-def flatten_parameters(module: nn.Module) -> nn.Parameter:
-    """Moves a module's parameters into one tensor, of which they become views.
-
-    Returns:
-        The flat parameter (P,) on the module's device. Its gradient is flat too: backward
-        accumulates into views of it, so that one optimizer step and one Polyak update touch
-        every weight.
-    """
-    parameters = list(module.parameters())
-    flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
-    flat.grad = torch.zeros_like(flat)
-    share_parameters(module, flat.data)
-    start = 0
-    for p in parameters:
-        p.grad = flat.grad[start : start + p.numel()].view_as(p)
-        start += p.numel()
-    return flat
-
-
-def share_parameters(module: nn.Module, flat: torch.Tensor) -> None:
-    """Makes a module's parameters views of flat (P,), in the module's order."""
-    start = 0
-    for p in module.parameters():
-        p.data = flat[start : start + p.numel()].view_as(p)
-        start += p.numel()

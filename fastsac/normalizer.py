@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-_EPSILON = 1e-8  # added to the variance, for observations that never change
+from fastsac.kernels.replay_gather import EPSILON
 
 
 class RunningNorm(nn.Module):
@@ -37,4 +37,4 @@ class RunningNorm(nn.Module):
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Returns (obs - mean) / std, the shape of obs."""
-        return (obs - self.mean) * torch.rsqrt(self.var + _EPSILON)
+        return (obs - self.mean) * torch.rsqrt(self.var + EPSILON)

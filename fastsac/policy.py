@@ -54,7 +54,9 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     state = checkpoint.load(path)
     try:
         sac = json.loads(state["config"])["sac"]
-        config = SACConfig(**sac | {"hidden_sizes": tuple(sac["hidden_sizes"])})
+        # Whatever the learner multiplied in, its weights are float32.
+        exact = {"hidden_sizes": tuple(sac["hidden_sizes"]), "precision": "float32"}
+        config = SACConfig(**sac | exact)
         agent = SAC(state["obs_dim"], state["action_dim"], config, device)
         agent.load_state_dict(state["agent"])
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

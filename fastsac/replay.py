@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fastsac.errors import ConfigError
+from fastsac.kernels import replay_gather
+from fastsac.normalizer import RunningNorm
 from fastsac.seeding import stream_seed
 
 
@@ -112,8 +114,12 @@ class ReplayBuffer:
         self.size.add_(count).clamp_(max=self.capacity)
         self._added += count
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int, normalizer: RunningNorm | None = None) -> Batch:
         """Draws batch_size transitions uniformly, with replacement.
+
+        Args:
+            batch_size: B.
+            normalizer: standardises obs and next_obs on the way; None leaves them as they are.
 
         Raises:
             ValueError: the buffer is empty.
@@ -124,9 +130,9 @@ class ReplayBuffer:
         uniform = torch.rand(
             batch_size, dtype=torch.float64, device=self.device, generator=self.generator
         )
-        rows = self.rows.index_select(0, (uniform * self.size).long())
-        obs, action, reward, terminated, next_obs, weight = rows.split(self._widths, dim=1)
-        return Batch(obs, action, reward[:, 0], terminated[:, 0], next_obs, weight[:, 0])
+        index = (uniform * self.size).long()
+        statistics = (normalizer.mean, normalizer.var) if normalizer else ()
+        return Batch(*replay_gather(self.rows, index, self._widths[1], *statistics))
 
     def state_dict(self) -> dict[str, Any]:
         """The sampling's state (the rows are not part of it)."""

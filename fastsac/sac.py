@@ -2,18 +2,22 @@
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastsac.config import SACConfig
-from fastsac.kernels import polyak_, tanh_gaussian
-from fastsac.losses import critic_loss, policy_loss, soft_td_target, temperature_loss
-from fastsac.networks import Actor, Critics, flatten_parameters, share_parameters
+from fastsac.flat import Adam, FlatWeights, float32_matmuls, share, working_dtype
+from fastsac.graphs import GraphedCall
+from fastsac.kernels import soft_td_target, tanh_gaussian
+from fastsac.losses import critic_loss, policy_loss, temperature_loss
+from fastsac.networks import Actor, Critics
 from fastsac.normalizer import RunningNorm
-from fastsac.replay import Batch
+from fastsac.replay import Batch, ReplayBuffer
 from fastsac.seeding import stream_seed
+
+Metrics = dict[str, torch.Tensor]
 
 
 class SAC:
@@ -25,6 +29,13 @@ class SAC:
         config: the algorithm.
         device: where the networks live.
         seed: of the initial weights and of the policy's noise.
+
+    Attributes:
+        learning_rate: 0-d tensor on the device, as are tau, discount and target_entropy. Written
+            to with ``fill_``, they take effect at the next update, captured or not.
+        tau: the target critics' share per update.
+        discount: per control step.
+        target_entropy: of a learned temperature, in nats.
     """
 
     def __init__(
@@ -46,34 +57,57 @@ class SAC:
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.normalizer = RunningNorm(obs_dim).to(self.device) if config.normalize_obs else None
 
-        self.actor_flat = flatten_parameters(self.actor)
-        self.critics_flat = flatten_parameters(self.critics)
-        self.target_flat = flatten_parameters(self.target_critics).detach()
+        dtype = working_dtype(config.precision, self.device)
+        self._actor_weights = FlatWeights(self.actor, dtype)
+        self._critic_weights = FlatWeights(self.critics, dtype)
+        self._target_weights = FlatWeights(self.target_critics, dtype)
         # The critics as the policy loss sees them: the same weights, held constant.
         self._fixed_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        share_parameters(self._fixed_critics, self.critics_flat.data)
+        share(self._fixed_critics, self._critic_weights.working)
 
+        scalar = partial(torch.tensor, device=self.device)
+        entropy = config.target_entropy
+        self.learning_rate, self.tau = scalar(config.learning_rate), scalar(config.tau)
+        self.discount = scalar(config.gamma)
+        self.target_entropy = scalar(-float(action_dim) if entropy is None else entropy)
         learned = config.temperature is None
         start = config.initial_temperature if learned else config.temperature
-        self.log_alpha = nn.Parameter(
-            torch.tensor(math.log(start) if start else -math.inf, device=self.device),
-            requires_grad=learned,
+        self.log_alpha = scalar(math.log(start) if start else -math.inf)
+        self.actor_optimizer = Adam(self.actor_flat, self.learning_rate)
+        self.critic_optimizer = Adam(
+            self.critics_flat, self.learning_rate, self.target_flat, self.tau
         )
-        entropy = config.target_entropy
-        self.target_entropy = -float(action_dim) if entropy is None else entropy
-        self.actor_optimizer = self._adam(self.actor_flat)
-        self.critic_optimizer = self._adam(self.critics_flat)
-        self.alpha_optimizer = self._adam(self.log_alpha) if learned else None
+        self.alpha_optimizer = Adam(self.log_alpha, self.learning_rate) if learned else None
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "policy"))
+        self._updates = 0
+        self._graphed: dict[Any, GraphedCall] = {}
+        self._held_obs: dict[Any, torch.Tensor] = {}
 
     @property
     def alpha(self) -> torch.Tensor:
         """The temperature, a scalar on the device."""
-        return self.log_alpha.detach().exp()
+        return self.log_alpha.exp()
+
+    @property
+    def actor_flat(self) -> torch.Tensor:
+        """The actor's weights (P,)."""
+        return self._actor_weights.master
+
+    @property
+    def critics_flat(self) -> torch.Tensor:
+        """All critics' weights (P,)."""
+        return self._critic_weights.master
+
+    @property
+    def target_flat(self) -> torch.Tensor:
+        """The target critics' weights (P,)."""
+        return self._target_weights.master
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
         """Returns actions (B, A) in [-1, 1] for observations (B, obs_dim).
+
+        On a GPU a CUDA graph for each batch size.
 
         Args:
             obs: float32 on the agent's device.
@@ -84,29 +118,61 @@ class SAC:
         """
         if obs.dim() != 2 or obs.shape[1] != self.obs_dim:
             raise ValueError(f"obs must have shape (B, {self.obs_dim}), got {tuple(obs.shape)}")
-        mean, log_std = self.actor(self._normalized(obs))
-        if deterministic:
-            return torch.tanh(mean)
-        return self._squash(mean, log_std)[0]
+        if self.device.type != "cuda":
+            return self._act(obs, deterministic)
+        key = ("act", len(obs), deterministic)
+        if key not in self._graphed:
+            held = torch.empty_like(obs)
+            call = self._graph(partial(self._act, held, deterministic), self.generator)
+            self._graphed[key], self._held_obs[key] = call, held
+        self._held_obs[key].copy_(obs)
+        return self._graphed[key]().clone()  # the graph's own output is overwritten next time
 
-    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def update(self, batch: Batch) -> Metrics:
         """One gradient step on critics, actor and temperature, then the Polyak update.
+
+        With a policy delay d, actor and temperature take theirs at every d-th update.
 
         Args:
             batch: B transitions on the agent's device.
 
         Returns:
-            Scalars on the device, not waited for: critic_loss, actor_loss, alpha, entropy and q,
-            and alpha_loss if the temperature is learned.
+            Scalars on the device, not waited for: critic_loss and q, and where the actor took a
+            step actor_loss, entropy, alpha, and alpha_loss if the temperature is learned.
         """
         batch = batch._replace(
             obs=self._normalized(batch.obs), next_obs=self._normalized(batch.next_obs)
         )
-        metrics = self._update_critics(batch)
-        log_prob, actor_metrics = self._update_actor(batch)
-        metrics |= actor_metrics | self._update_temperature(log_prob, batch.weight)
-        polyak_(self.target_flat, self.critics_flat.data, self.config.tau)
-        return metrics
+        self._updates += 1
+        with float32_matmuls(self.config.precision):
+            return self._update(batch, self._updates % self.config.policy_delay == 0)
+
+    def learn(self, replay: ReplayBuffer, batch_size: int, num_updates: int = 1) -> Metrics:
+        """Does num_updates updates on batches drawn from the replay.
+
+        On a GPU they are captured once as one CUDA graph and replayed from then on.
+
+        Args:
+            replay: on the agent's device.
+            batch_size: transitions of a batch.
+            num_updates: as many as between two environment steps.
+
+        Returns:
+            ``update``'s scalars, of the last update that has them. On a GPU the next call
+            overwrites them.
+
+        Raises:
+            ValueError: the replay is empty.
+        """
+        if not len(replay):
+            raise ValueError("cannot learn from an empty replay buffer")
+        first = self._updates % self.config.policy_delay
+        self._updates += num_updates
+        arguments = (replay, batch_size, num_updates, first)
+        if arguments not in self._graphed:
+            block = partial(self._learn, *arguments)
+            self._graphed[arguments] = self._graph(block, self.generator, replay.generator)
+        return self._graphed[arguments]()
 
     def observe(self, obs: torch.Tensor) -> None:
         """Shows new observations (B, obs_dim) to the normaliser; call once per vector step."""
@@ -115,15 +181,17 @@ class SAC:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the learner needs to go on, as tensors, numbers and dicts of them."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state: dict[str, Any] = {k: v.master.clone() for k, v in self._weights().items()}
+        state |= {k: v.state_dict() for k, v in self._stateful().items()}
         return state | {
-            "log_alpha": self.log_alpha.detach().clone(),
+            "log_alpha": self.log_alpha.clone(),
+            "updates": self._updates,
             "generator": self.generator.get_state(),
             "device": self.device.type,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what state_dict returned, on whatever device that was.
+        """Restores what state_dict returned, on whatever device and in whatever precision that was.
 
         On another kind of device the policy's noise starts a stream of its own.
 
@@ -132,20 +200,24 @@ class SAC:
         """
         if different := state.keys() ^ self.state_dict().keys():
             raise ValueError(f"the state of another configuration: {', '.join(sorted(different))}")
-        for name, part in self._parts().items():
+        for name, weights in self._weights().items():
+            weights.load(state[name])
+        for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        self.log_alpha.data.copy_(state["log_alpha"])
+        self.log_alpha.copy_(state["log_alpha"])
+        self._updates = state["updates"]
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"])
-        for optimizer in (self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer):
-            for group in optimizer.param_groups if optimizer else ():
-                group["capturable"] = self.device.type == "cuda"
 
-    def _parts(self) -> dict[str, Any]:
+    def _weights(self) -> dict[str, FlatWeights]:
+        return {
+            "actor": self._actor_weights,
+            "critics": self._critic_weights,
+            "target_critics": self._target_weights,
+        }
+
+    def _stateful(self) -> dict[str, Any]:
         parts = {
-            "actor": self.actor,
-            "critics": self.critics,
-            "target_critics": self.target_critics,
             "actor_optimizer": self.actor_optimizer,
             "critic_optimizer": self.critic_optimizer,
             "alpha_optimizer": self.alpha_optimizer,
@@ -153,55 +225,72 @@ class SAC:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    def _update_critics(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _graph(self, function: Any, *generators: torch.Generator) -> GraphedCall:
+        return GraphedCall(function, self.device, generators)
+
+    def _act(self, obs: torch.Tensor, deterministic: bool) -> torch.Tensor:
+        with float32_matmuls(self.config.precision):
+            mean, log_std = self.actor(self._normalized(obs))
+        return torch.tanh(mean) if deterministic else self._squash(mean, log_std)[0]
+
+    def _learn(
+        self, replay: ReplayBuffer, batch_size: int, num_updates: int, first: int
+    ) -> Metrics:
+        """The updates number first ... first + num_updates of a policy delay's cycle."""
+        metrics: Metrics = {}
+        with float32_matmuls(self.config.precision):
+            for number in range(first + 1, first + num_updates + 1):
+                batch = replay.sample(batch_size, self.normalizer)
+                metrics |= self._update(batch, number % self.config.policy_delay == 0)
+        return metrics
+
+    def _update(self, batch: Batch, with_actor: bool) -> Metrics:
+        """Algorithm 1's gradient steps, on normalised observations."""
+        metrics = self._update_critics(batch)
+        if with_actor:
+            log_prob, actor_metrics = self._update_actor(batch)
+            metrics |= actor_metrics | self._update_temperature(log_prob, batch.weight)
+        return metrics
+
+    def _update_critics(self, batch: Batch) -> Metrics:
         with torch.no_grad():
             next_action, next_log_prob = self._squash(*self.actor(batch.next_obs))
             next_q = self.target_critics(batch.next_obs, next_action)
-            target = soft_td_target(
-                batch.reward, batch.terminated, next_q, next_log_prob, self.alpha, self.config.gamma
-            )
+        target = soft_td_target(
+            batch.reward, batch.terminated, next_q, next_log_prob, self.alpha, self.discount
+        )
         q = self.critics(batch.obs, batch.action)
         loss = critic_loss(q, target, batch.weight)
-        _descend(loss, self.critics_flat, self.critic_optimizer)
+        self._critic_weights.differentiate(loss)
+        self.critic_optimizer.step(self._critic_weights.gradient)
+        self._critic_weights.publish()
+        self._target_weights.publish()
         return {"critic_loss": loss.detach(), "q": q.detach().mean()}
 
-    def _update_actor(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _update_actor(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         action, log_prob = self._squash(*self.actor(batch.obs))
-        loss = policy_loss(
-            log_prob, self._fixed_critics(batch.obs, action), self.alpha, batch.weight
-        )
-        _descend(loss, self.actor_flat, self.actor_optimizer)
+        q = self._fixed_critics(batch.obs, action)
+        loss = policy_loss(log_prob, q, self.alpha, batch.weight)
+        self._actor_weights.differentiate(loss)
+        self.actor_optimizer.step(self._actor_weights.gradient)
+        self._actor_weights.publish()
         log_prob = log_prob.detach()
         return log_prob, {"actor_loss": loss.detach(), "entropy": -log_prob.mean()}
 
-    def _update_temperature(
-        self, log_prob: torch.Tensor, weight: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def _update_temperature(self, log_prob: torch.Tensor, weight: torch.Tensor) -> Metrics:
         if self.alpha_optimizer is None:
             return {"alpha": self.alpha}
         loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy, weight)
-        _descend(loss, self.log_alpha, self.alpha_optimizer)
-        return {"alpha": self.alpha, "alpha_loss": loss.detach()}
+        # alpha = exp(log_alpha) is a factor of the loss, so the loss is its own derivative.
+        self.alpha_optimizer.step(loss)
+        return {"alpha": self.alpha, "alpha_loss": loss}
 
     def _squash(
         self, mean: torch.Tensor, log_std: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        noise = torch.empty_like(mean).normal_(generator=self.generator)
+        noise = torch.empty_like(mean, memory_format=torch.contiguous_format)
+        noise.normal_(generator=self.generator)
         return tanh_gaussian(mean, log_std, noise, self.config.log_std_min, self.config.log_std_max)
 
     def _normalized(self, obs: torch.Tensor) -> torch.Tensor:
         return obs if self.normalizer is None else self.normalizer(obs)
-
-    def _adam(self, parameter: nn.Parameter) -> torch.optim.Adam:
-        on_gpu = self.device.type == "cuda"
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        rate = self.config.learning_rate
-        return torch.optim.Adam([parameter], lr=rate, fused=True, capturable=on_gpu)
-
-
-def _descend(loss: torch.Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step on a flat parameter, whose gradient buffer stays where it is."""
-    assert parameter.grad is not None
-    parameter.grad.zero_()
-    loss.backward()
-    optimizer.step()

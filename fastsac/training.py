@@ -79,9 +79,9 @@ def _train_loop(config: TrainConfig, run: "_Run") -> None:
         run.steps += config.num_envs
         obs = next_obs
         if run.steps >= config.learning_starts:
-            for _ in range(config.updates_per_vector_step):
-                run.losses = agent.update(replay.sample(config.batch_size))
-            run.updates += config.updates_per_vector_step
+            updates = config.updates_per_vector_step
+            run.losses |= agent.learn(replay, config.batch_size, updates)
+            run.updates += updates
         run.after_step(episodes)
 
 

@@ -49,6 +49,8 @@ FLAGS = {
     "log_std_min": ("-5", -5.0),
     "log_std_max": ("1", 1.0),
     "normalize_obs": ("", True),
+    "policy_delay": ("2", 2),
+    "precision": ("bf16", "bf16"),
 }
 
 

@@ -60,7 +60,7 @@ def test_counts_and_files(runs):
 def test_a_repeated_run_is_bit_identical(runs):
     first, second = (checkpoint.load(r.run_dir) for r in runs)
     flat_first, flat_second = _flat(first["agent"]), _flat(second["agent"])
-    assert flat_first.keys() == flat_second.keys() and len(flat_first) > 20
+    assert flat_first.keys() == flat_second.keys() and len(flat_first) > 15
     for name, value in flat_first.items():
         assert torch.equal(value, flat_second[name]), name
     assert runs[0].evaluation.returns == runs[1].evaluation.returns
@@ -70,10 +70,7 @@ def test_another_seed_is_another_run(runs, tmp_path):
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "c"), **SMALL | {"seed": 1})
     other = checkpoint.load(fastsac.train(config).run_dir)
     mine = checkpoint.load(runs[0].run_dir)
-    weight = "layers.0.weight"
-    assert not torch.equal(
-        _flat(other["agent"])[f"actor.mlp.{weight}"], _flat(mine["agent"])[f"actor.mlp.{weight}"]
-    )
+    assert not torch.equal(other["agent"]["actor"], mine["agent"]["actor"])
 
 
 def test_eval_reproduces_the_final_return(runs):
@@ -120,11 +117,9 @@ def test_default_directories_never_collide(tmp_path, monkeypatch):
 
 def test_a_run_from_a_gpu_loads_on_a_cpu(runs, tmp_path):
     state = checkpoint.load(runs[0].run_dir)
-    # What differs in a checkpoint of a CUDA run: the generator's state and Adam's flag.
+    # What differs in a checkpoint of a CUDA run: the generator's state.
     state["agent"]["device"] = "cuda"
     state["agent"]["generator"] = torch.zeros(16, dtype=torch.uint8)
-    for name in ("actor_optimizer", "critic_optimizer", "alpha_optimizer"):
-        state["agent"][name]["param_groups"][0]["capturable"] = True
     path = tmp_path / "cuda.pt"
     checkpoint.save(path, state)
     obs = torch.ones(1, 5)
@@ -142,20 +137,20 @@ def test_a_diverging_policy_is_counted_not_fatal():
 def test_an_interrupted_run_keeps_what_it_learned(tmp_path, monkeypatch):
     from fastsac import training
 
-    update = training.SAC.update
+    learn = training.SAC.learn
 
-    def interrupted(self, batch):
+    def interrupted(*arguments):
         interrupted.calls += 1
         if interrupted.calls == 7:
             raise KeyboardInterrupt
-        return update(self, batch)
+        return learn(*arguments)
 
     interrupted.calls = 0
-    monkeypatch.setattr(training.SAC, "update", interrupted)
+    monkeypatch.setattr(training.SAC, "learn", interrupted)
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL)
     with pytest.raises(KeyboardInterrupt):
         fastsac.train(config)
-    assert checkpoint.load(tmp_path / "run")["counters"] == {"steps": 159, "updates": 6}
+    assert checkpoint.load(tmp_path / "run")["counters"] == {"steps": 168, "updates": 12}
 
 
 def test_a_full_disk_costs_metrics_not_the_run(tmp_path, capsys):

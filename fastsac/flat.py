@@ -1,0 +1,148 @@
+"""A network's weights in one flat tensor, its optimizer, and the precision of its matmuls."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fastsac.kernels import AdamState, adam_polyak_
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+
+class FlatWeights:
+    """A module's parameters as views of one tensor.
+
+    Args:
+        module: its parameters are moved.
+        working_dtype: of the copy that the module computes with; None computes with the weights
+            themselves.
+
+    Attributes:
+        master: (P,) the weights, which the optimizer moves.
+        gradient: (P,) of the last ``differentiate``.
+        working: (P,) what the module's parameters are views of: master or its copy.
+    """
+
+    def __init__(self, module: nn.Module, working_dtype: torch.dtype | None = None):
+        self._parameters = list(module.parameters())
+        self.master = torch.cat([p.detach().reshape(-1) for p in self._parameters])
+        self.gradient = torch.zeros_like(self.master)
+        self.working = self.master if working_dtype is None else self.master.to(working_dtype)
+        share(module, self.working)
+        if self.working is self.master:
+            for p, g in zip(self._parameters, _views(self.gradient, module), strict=True):
+                p.grad = g
+
+    def differentiate(self, loss: torch.Tensor) -> None:
+        """Overwrites the gradient with that of a scalar loss."""
+        # One copy into the flat tensor instead of an accumulation a parameter.
+        gradients = torch.autograd.grad(loss, self._parameters)
+        torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
+
+    def publish(self) -> None:
+        """Hands changed weights to the module."""
+        if self.working is not self.master:
+            self.working.copy_(self.master)
+
+    def load(self, weights: torch.Tensor) -> None:
+        """Takes over weights (P,).
+
+        Raises:
+            ValueError: of a network of another shape.
+        """
+        _copy_same_shape(self.master, weights)
+        self.publish()
+
+
+def share(module: nn.Module, flat: torch.Tensor) -> None:
+    """Makes a module's parameters views of flat (P,), in the module's order."""
+    for p, view in zip(list(module.parameters()), _views(flat, module), strict=True):
+        p.data = view
+
+
+def _views(flat: torch.Tensor, module: nn.Module) -> list[torch.Tensor]:
+    shapes = [p.shape for p in module.parameters()]
+    parts = flat.split([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class Adam:
+    """AdamW of one flat parameter, with the Polyak target that follows it.
+
+    Args:
+        parameter: (P,) moved in place.
+        learning_rate: 0-d tensor on the device, read at each step.
+        target: (P,) Polyak average of the parameter, or None.
+        tau: 0-d tensor on the device, read at each step.
+    """
+
+    def __init__(
+        self,
+        parameter: torch.Tensor,
+        learning_rate: torch.Tensor,
+        target: torch.Tensor | None = None,
+        tau: torch.Tensor | None = None,
+    ):
+        self._parameter, self._rate, self._target, self._tau = parameter, learning_rate, target, tau
+        self._state = AdamState.of(parameter)
+
+    def step(self, gradient: torch.Tensor) -> None:
+        """One step along gradient (P,)."""
+        adam_polyak_(
+            self._parameter,
+            gradient,
+            self._state,
+            self._rate,
+            target=self._target,
+            tau=self._tau,
+            zero_gradient=False,
+        )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Moments and the number of steps, copies."""
+        return {name: x.clone() for name, x in self._state._asdict().items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what state_dict returned.
+
+        Raises:
+            ValueError: of a parameter of another shape.
+        """
+        for name, own in self._state._asdict().items():
+            _copy_same_shape(own, state[name])
+
+
+def _copy_same_shape(own: torch.Tensor, other: torch.Tensor) -> None:
+    if own.shape != other.shape:
+        raise ValueError(f"{tuple(other.shape)} weights do not fit a network of {tuple(own.shape)}")
+    own.copy_(other)
+
+
+def working_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """Returns what FlatWeights shall compute with; warns where the device has no such units."""
+    if device.type == "cuda" or precision == "float32":
+        return torch.bfloat16 if precision == "bf16" else None
+    if precision == "bf16" and cpu_multiplies_bf16():
+        return torch.bfloat16
+    warnings.warn(f"this CPU has no units for {precision} matmuls: using float32", stacklevel=3)
+    return None
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products (AMX or AVX512_BF16)."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+@contextmanager
+def float32_matmuls(precision: Precision) -> Iterator[None]:
+    """Sets what a float32 matmul within is computed in: tf32 where asked for, else float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
