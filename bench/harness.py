@@ -21,7 +21,8 @@ import fastsac
 from fastsac.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy")
+_PACKAGES = ("torch", "triton", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy", "sbx-rl")
+_LIMITS = ("bytes", "flops")  # the units of cases that measure what the machine can do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Case:
 
     Attributes:
         labels: what the case is, the columns of its row.
-        unit: what ``work`` counts.
+        unit: what ``work`` counts; with the unit "bytes" or "flops" a case measures the most that
+            the machine moves or computes, the limit of its group's other cases.
         open: a context that sets the case up and yields ``work``: a call of it does one
             repetition, waits for the device, and returns how many units it did.
         group: cases of one group are timed side by side, groups one after another.
         baseline: the group's other cases are also given as multiples of this one.
+        bytes: that a unit must move at least; None is not counted.
+        flops: that a unit computes, held against the limit with the same "precision" label.
     """
 
     labels: dict[str, Any]
@@ -42,6 +46,8 @@ class Case:
     open: Callable[[], Any]
     group: str = ""
     baseline: bool = False
+    bytes: int | None = None
+    flops: int | None = None
 
 
 def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
@@ -49,7 +55,8 @@ def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
 
     Yields:
         A row a case: its labels, the median rate with quartiles, where its group has a baseline
-        the median of the rounds' ratios to it, and the machine.
+        the median of the rounds' ratios to it, where it counts bytes or flops the fraction of the
+        roofline, and the machine.
     """
     where = machine()
     for _, group in itertools.groupby(cases, key=lambda case: case.group):
@@ -57,28 +64,62 @@ def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
 
 
 def _run_group(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
-    with ExitStack() as stack:
-        works = [stack.enter_context(case.open()) for case in cases]
-        for work in works:
-            work()
-        rates: list[list[float]] = [[] for _ in cases]
-        for _ in range(repetitions):
-            for work, sample in zip(works, rates, strict=True):
-                start = time.perf_counter()
-                count = work()
-                sample.append(count / (time.perf_counter() - start))
+    rates = _rates(cases, repetitions)
     baseline = [sample for case, sample in zip(cases, rates, strict=True) if case.baseline]
     for case, sample in zip(cases, rates, strict=True):
         low, median, high = np.quantile(sample, [0.25, 0.5, 0.75])
-        ratio = np.median(np.divide(sample, baseline[0])) if baseline else None
+        comparable = bool(baseline) and case.unit not in _LIMITS
+        ratio = round(float(np.median(sample / baseline[0])), 3) if comparable else None
+        extra = {
+            "ratio": ratio,
+            "bytes": case.bytes,
+            "flops": case.flops,
+            "roofline": _roofline(case, sample, cases, rates),
+        }
         yield {
             **case.labels,
             "unit": f"{case.unit}/s",
             "median": round(float(median), 1),
             "quartiles": [round(float(low), 1), round(float(high), 1)],
             "repetitions": repetitions,
-            **({} if ratio is None else {"ratio": round(float(ratio), 3)}),
+            **{name: value for name, value in extra.items() if value is not None},
         }
+
+
+def _rates(cases: list[Case], repetitions: int) -> np.ndarray:
+    """Times the cases in turn; units per second (case, repetition)."""
+    rates = np.empty((len(cases), repetitions))
+    with ExitStack() as stack:
+        works = [stack.enter_context(case.open()) for case in cases]
+        for work in works:
+            work()
+        for repetition in range(repetitions):
+            for i, work in enumerate(works):
+                start = time.perf_counter()
+                count = work()
+                rates[i, repetition] = count / (time.perf_counter() - start)
+    return rates
+
+
+def _roofline(case: Case, sample: np.ndarray, cases: list[Case], rates: np.ndarray) -> float | None:
+    """The least time a unit needs by its group's limits, as a fraction of the time it takes.
+
+    The median over the rounds; None where nothing is counted or a limit was not timed.
+    """
+    counted = {"bytes": case.bytes, "flops": case.flops}
+    least = []
+    for unit, count in counted.items():
+        if count is None:
+            continue
+        limits = [
+            rate
+            for other, rate in zip(cases, rates, strict=True)
+            if other.unit == unit and other.labels.get("precision") == case.labels.get("precision")
+        ]
+        if not limits:
+            return None
+        least.append(count / limits[0])
+    return round(float(np.median(np.max(least, axis=0) * sample)), 3) if least else None
 
 
 def machine() -> dict[str, Any]:
@@ -93,7 +134,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {
             "fastsac": fastsac.__version__,
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **{name: _version(name) for name in _PACKAGES},
         },
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
@@ -102,13 +143,22 @@ def machine() -> dict[str, Any]:
 
 def main(args: list[str]) -> None:
     """Runs ``fastsac bench``."""
-    from fastsac.bench import envpool, envs, learner
+    from fastsac.bench import envpool, envs, kernels, learner, sbx
 
-    levels = {"envs": envs.cases, "learner": learner.cases, "envpool": envpool.cases}
-    usual = ("envs", "learner")  # envpool is somebody else's package: only when asked for
+    levels = {
+        "envs": envs.cases,
+        "learner": learner.cases,
+        "envpool": envpool.cases,
+        "kernels": kernels.cases,
+        "sbx": sbx.cases,
+    }
+    usual = ("envs", "learner", "kernels")  # the others need somebody else's package
     parser = argparse.ArgumentParser(prog="fastsac bench", description="Measures this machine.")
     parser.add_argument(
-        "levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(levels)} (all but envpool)"
+        "levels",
+        nargs="*",
+        metavar="LEVEL",
+        help=f"of {', '.join(levels)} (by default {', '.join(usual)})",
     )
     parser.add_argument("--only", metavar="LABEL", help="cases with this among their labels")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
@@ -140,9 +190,11 @@ def _line(level: str, row: dict[str, Any]) -> str:
     labels = [str(v) for v in list(row.values())[: list(row).index("unit")]]
     low, high = row["quartiles"]
     ratio = f" {row['ratio']:.2f}x" if "ratio" in row else ""
+    roofline = f" {row['roofline']:.1%} of the roofline" if "roofline" in row else ""
     return (
         f"{level:8} {' '.join(f'{label:>18}' for label in labels)} "
-        f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f}){ratio}"
+        f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f})"
+        f"{ratio}{roofline}"
     )
 
 
@@ -151,6 +203,13 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str:
