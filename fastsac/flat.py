@@ -23,25 +23,17 @@ class FlatWeights:
 
     Attributes:
         master: (P,) the weights, which the optimizer moves.
-        gradient: (P,) of the last ``differentiate``.
+        gradient: (P,) for the optimizer, float32.
+        gradients: its views, one a parameter.
         working: (P,) what the module's parameters are views of: master or its copy.
     """
 
     def __init__(self, module: nn.Module, working_dtype: torch.dtype | None = None):
-        self._parameters = list(module.parameters())
-        self.master = torch.cat([p.detach().reshape(-1) for p in self._parameters])
+        self.master = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
         self.gradient = torch.zeros_like(self.master)
         self.working = self.master if working_dtype is None else self.master.to(working_dtype)
         share(module, self.working)
-        if self.working is self.master:
-            for p, g in zip(self._parameters, _views(self.gradient, module), strict=True):
-                p.grad = g
-
-    def differentiate(self, loss: torch.Tensor) -> None:
-        """Overwrites the gradient with that of a scalar loss."""
-        # One copy into the flat tensor instead of an accumulation a parameter.
-        gradients = torch.autograd.grad(loss, self._parameters)
-        torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
+        self.gradients = _views(self.gradient, module)
 
     def publish(self) -> None:
         """Hands changed weights to the module."""

@@ -5,7 +5,7 @@ from fastsac.kernels.categorical_td_loss import Atoms, Transitions, categorical_
 from fastsac.kernels.polyak import polyak_
 from fastsac.kernels.replay_gather import replay_gather
 from fastsac.kernels.soft_td_target import soft_td_target
-from fastsac.kernels.tanh_gaussian import tanh_gaussian
+from fastsac.kernels.tanh_gaussian import tanh_gaussian, tanh_gaussian_gradient
 
 __all__ = [
     "AdamState",
@@ -17,4 +17,5 @@ __all__ = [
     "replay_gather",
     "soft_td_target",
     "tanh_gaussian",
+    "tanh_gaussian_gradient",
 ]

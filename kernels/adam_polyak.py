@@ -17,10 +17,9 @@ own fused AdamW, which is the reference, leaves gradient and target to two more 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.optim.adamw import adamw
 
 from fastsac.kernels.compiler import cdiv, jit, require, runs_on, tl
 
@@ -138,8 +137,9 @@ def reference(
     zero_gradient: bool,
 ) -> None:
     """The formulas by torch's own fused AdamW, in place."""
-    options: dict[str, Any] = dict(amsgrad=False, maximize=False, fused=True)
-    adamw(
+    state.step.add_(1)
+    # What torch.optim.AdamW(fused=True) calls, which itself takes a CPU another 60 us a step.
+    torch._fused_adamw_(
         [parameter],
         [gradient],
         [state.exp_avg],
@@ -151,8 +151,8 @@ def reference(
         beta2=_BETA2,
         weight_decay=weight_decay,
         eps=_EPSILON,
-        capturable=parameter.is_cuda,
-        **options,
+        amsgrad=False,
+        maximize=False,
     )
     if zero_gradient:
         gradient.zero_()

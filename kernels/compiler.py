@@ -32,8 +32,7 @@ def require(
     Raises:
         ValueError: it has not.
     """
-    got, wanted = ((x.dtype, x.device) for x in (tensor, like))
-    if tuple(tensor.shape) != tuple(shape) or got != wanted:
+    if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
         raise ValueError(
             f"{name} must be {tuple(shape)} {like.dtype} on {like.device}, "
             f"got {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"

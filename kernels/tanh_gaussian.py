@@ -126,18 +126,15 @@ class _TanhGaussian(torch.autograd.Function):
         mean, log_std, noise = _rows_dense(mean), _rows_dense(log_std), noise.contiguous()
         action, log_prob = torch.empty_like(noise), noise.new_empty(len(noise))
         ctx.save_for_backward(mean, log_std, noise)
-        ctx.scalars = (*mean.shape, mean.stride(0), log_std.stride(0), low, high)
-        _launch(_forward, mean.shape, mean, log_std, noise, action, log_prob, *ctx.scalars)
+        ctx.clamps = low, high
+        scalars = (*mean.shape, mean.stride(0), log_std.stride(0), low, high)
+        _launch(_forward, mean.shape, mean, log_std, noise, action, log_prob, *scalars)
         return action, log_prob
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, action_grad: Any, log_prob_grad: Any) -> Any:
-        saved = ctx.saved_tensors
-        grads = action_grad.contiguous(), log_prob_grad.contiguous()
-        by_mean, by_log_std = torch.empty_like(grads[0]), torch.empty_like(grads[0])
-        _launch(_backward, grads[0].shape, *saved, *grads, by_mean, by_log_std, *ctx.scalars)
-        return by_mean, by_log_std, None, None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return *fused_gradient(*ctx.saved_tensors, *grads, *ctx.clamps), None, None, None
 
 
 def fused(
@@ -149,6 +146,24 @@ def fused(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The kernels, on a GPU or in Triton's interpreter."""
     return _TanhGaussian.apply(mean, log_std, noise, log_std_min, log_std_max)
+
+
+def fused_gradient(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    noise: torch.Tensor,
+    action_grad: torch.Tensor,
+    log_prob_grad: torch.Tensor,
+    log_std_min: float,
+    log_std_max: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The backward kernel, on a GPU or in Triton's interpreter."""
+    mean, log_std, noise = _rows_dense(mean), _rows_dense(log_std), noise.contiguous()
+    by_mean, by_log_std = torch.empty_like(noise), torch.empty_like(noise)
+    grads = action_grad.contiguous(), log_prob_grad.contiguous()
+    scalars = (*mean.shape, mean.stride(0), log_std.stride(0), log_std_min, log_std_max)
+    _launch(_backward, mean.shape, mean, log_std, noise, *grads, by_mean, by_log_std, *scalars)
+    return by_mean, by_log_std
 
 
 def reference(
@@ -164,6 +179,25 @@ def reference(
     log_normal = -0.5 * noise.square() - log_std - _HALF_LOG_2PI
     log_jacobian = 2 * (math.log(2) - u - F.softplus(-2 * u))
     return torch.tanh(u), (log_normal - log_jacobian).sum(-1)
+
+
+def reference_gradient(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    noise: torch.Tensor,
+    action_grad: torch.Tensor,
+    log_prob_grad: torch.Tensor,
+    log_std_min: float,
+    log_std_max: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient's formula in torch."""
+    clamped = log_std.clamp(log_std_min, log_std_max)
+    std_noise = clamped.exp().mul_(noise)
+    action = torch.tanh(mean + std_noise)
+    h = log_prob_grad[:, None]
+    by_mean = torch.ops.aten.tanh_backward(action_grad, action).addcmul_(h, action, value=2)
+    by_log_std = (by_mean * std_noise).sub_(h)
+    return by_mean, torch.where(log_std == clamped, by_log_std, 0)
 
 
 def tanh_gaussian(
@@ -192,3 +226,35 @@ def tanh_gaussian(
     require("noise", noise, mean.shape, mean)
     implementation = fused if runs_on(mean) else reference
     return implementation(mean, log_std, noise, log_std_min, log_std_max)
+
+
+@torch.no_grad()
+def tanh_gaussian_gradient(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    noise: torch.Tensor,
+    action_grad: torch.Tensor,
+    log_prob_grad: torch.Tensor,
+    log_std_min: float = -20.0,
+    log_std_max: float = 2.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the gradients of mean and log_std, each (B, A), without autograd's graph.
+
+    Args:
+        mean: (B, A) as tanh_gaussian got it, like log_std, noise and the clamps.
+        log_std: (B, A).
+        noise: (B, A).
+        action_grad: (B, A), the gradient of the action.
+        log_prob_grad: (B,), that of the log-probability.
+        log_std_min: lower clamp.
+        log_std_max: upper clamp.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+    """
+    for name, tensor in (("log_std", log_std), ("noise", noise), ("action_grad", action_grad)):
+        require(name, tensor, mean.shape, mean)
+    require("log_prob_grad", log_prob_grad, mean.shape[:1], mean)
+    implementation = fused_gradient if runs_on(mean) else reference_gradient
+    grads = (action_grad, log_prob_grad)
+    return implementation(mean, log_std, noise, *grads, log_std_min, log_std_max)

@@ -193,15 +193,12 @@ def compare(agent, paper, close, what=""):
 
 
 def compare_gradients(agent, critic_grads, actor_grads, close, kind):
-    count = len(agent.critics.mlp.layers)
-    for i, layer in enumerate(agent.actor.mlp.layers):
-        close(layer.weight.grad[0], actor_grads[2 * i], kind, "actor")
-        close(layer.bias.grad[0, 0], actor_grads[2 * i + 1], kind, "actor")
-    for member in range(agent.config.num_critics):
-        for i, layer in enumerate(agent.critics.mlp.layers):
-            at = 2 * (member * count + i)
-            close(layer.weight.grad[member], critic_grads[at], kind, "critic")
-            close(layer.bias.grad[member, 0], critic_grads[at + 1], kind, "critic")
+    for found, want in zip(agent._actor_weights.gradients, actor_grads, strict=True):
+        close(found[0].squeeze(0), want, kind, "actor")
+    found = agent._critic_weights.gradients
+    for at, want in enumerate(critic_grads):
+        member, i = divmod(at, len(found))
+        close(found[i][member].squeeze(0), want, kind, "critic")
 
 
 CONFIGS = {

@@ -229,11 +229,8 @@ def test_flat_tensors_are_the_modules_own_memory(name):
             assert torch.equal(own, flat)
             start, end = flat.data_ptr(), flat.data_ptr() + 4 * flat.numel()
             assert all(start <= p.data_ptr() < end for p in module.parameters())
-        for module, weights in (
-            (agent.actor, agent._actor_weights),
-            (agent.critics, agent._critic_weights),
-        ):
-            grads = torch.cat([p.grad.reshape(-1) for p in module.parameters()])
+        for weights in (agent._actor_weights, agent._critic_weights):
+            grads = torch.cat([g.reshape(-1) for g in weights.gradients])
             assert torch.equal(grads, weights.gradient) and grads.any()
         agent.load_state_dict(state)  # must not break the sharing
 
