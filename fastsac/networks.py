@@ -37,6 +37,8 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         """Maps the parts (B, .) of one input to (E, B, out) of their dtype, differentiably."""
+        if not torch.is_grad_enabled():
+            return _record(parts, self._parameters_in_order)[0]
         return _Differentiable.apply(len(parts), *parts, *self._parameters_in_order)
 
     @torch.no_grad()
@@ -57,6 +59,10 @@ class Tape(NamedTuple):
     inputs: list[torch.Tensor]
     weights: Sequence[torch.Tensor]
     widths: list[int]
+
+    def rows_from(self, first: int) -> "Tape":
+        """Returns the tape of the batch's rows number first and up."""
+        return self._replace(inputs=[x[:, first:] for x in self.inputs])
 
     @torch.no_grad()
     def differentiate(

@@ -3,7 +3,7 @@
 import copy
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,12 +12,22 @@ from fastsac.flat import Adam, FlatWeights, float32_matmuls, working_dtype
 from fastsac.graphs import GraphedCall
 from fastsac.kernels import soft_td_target, tanh_gaussian, tanh_gaussian_gradient
 from fastsac.losses import critic_loss, policy_loss, temperature_loss
-from fastsac.networks import Actor, Critics
+from fastsac.networks import Actor, Critics, Tape
 from fastsac.normalizer import RunningNorm
 from fastsac.replay import Batch, ReplayBuffer
 from fastsac.seeding import stream_seed
 
 Metrics = dict[str, torch.Tensor]
+
+
+class _Sample(NamedTuple):
+    """The policy's actions (B, A), what they were made of, and their log_prob (B,)."""
+
+    mean: torch.Tensor
+    log_std: torch.Tensor
+    noise: torch.Tensor
+    action: torch.Tensor
+    log_prob: torch.Tensor
 
 
 class SAC:
@@ -228,7 +238,9 @@ class SAC:
     def _act(self, obs: torch.Tensor, deterministic: bool) -> torch.Tensor:
         with float32_matmuls(self.config.precision):
             mean, log_std = self.actor(self._normalized(obs))
-        return torch.tanh(mean) if deterministic else self._squash(mean, log_std)[0]
+        if deterministic:
+            return torch.tanh(mean)
+        return tanh_gaussian(mean, log_std, self._noise(mean), *self._clamps)[0]
 
     def _learn(
         self, replay: ReplayBuffer, batch_size: int, num_updates: int, first: int
@@ -249,14 +261,27 @@ class SAC:
         update at batch 256, on a GPU a third of its kernels.
         """
         alpha = self.alpha
-        metrics = self._update_critics(batch, alpha)
+        size = len(batch.reward)
+        # Both of the actor's passes in one: the critics' step between them leaves it as it is.
+        obs = torch.cat([batch.next_obs, batch.obs]) if with_actor else batch.next_obs
+        head, tape = self.actor.mlp.record(obs)
+        mean, log_std = head[0].chunk(2, dim=-1)
+        noise = self._noise(mean)
+        sample = _Sample(mean, log_std, noise, *tanh_gaussian(mean, log_std, noise, *self._clamps))
+        metrics = self._update_critics(batch, sample.action[:size], sample.log_prob[:size], alpha)
         if with_actor:
-            log_prob, actor_metrics = self._update_actor(batch, alpha)
-            metrics |= actor_metrics | self._update_temperature(log_prob, batch.weight)
+            sample = _Sample(*(x[size:] for x in sample))
+            metrics |= self._update_actor(batch, sample, tape.rows_from(size), alpha)
+            metrics |= self._update_temperature(sample.log_prob, batch.weight)
         return metrics
 
-    def _update_critics(self, batch: Batch, alpha: torch.Tensor) -> Metrics:
-        next_action, next_log_prob = self._squash(*self.actor(batch.next_obs))
+    def _update_critics(
+        self,
+        batch: Batch,
+        next_action: torch.Tensor,
+        next_log_prob: torch.Tensor,
+        alpha: torch.Tensor,
+    ) -> Metrics:
         next_q = self.target_critics(batch.next_obs, next_action)
         target = soft_td_target(
             batch.reward, batch.terminated, next_q, next_log_prob, alpha, self.discount
@@ -270,11 +295,10 @@ class SAC:
         self._target_weights.publish()
         return {"critic_loss": loss, "q": q.mean()}
 
-    def _update_actor(self, batch: Batch, alpha: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
-        head, tape = self.actor.mlp.record(batch.obs)
-        mean, log_std = head[0].chunk(2, dim=-1)
-        noise = self._noise(mean)
-        action, log_prob = tanh_gaussian(mean, log_std, noise, *self._clamps)
+    def _update_actor(
+        self, batch: Batch, sample: "_Sample", tape: Tape, alpha: torch.Tensor
+    ) -> Metrics:
+        mean, log_std, noise, action, log_prob = sample
         q, critics_tape = self.critics.mlp.record(batch.obs, action)
         loss, by_log_prob, by_q = policy_loss(log_prob, q[..., 0], alpha, batch.weight)
         by_action = critics_tape.differentiate(by_q[..., None], part=1)
@@ -285,7 +309,7 @@ class SAC:
         tape.differentiate(torch.cat(by_head, dim=1)[None], weights.gradients)
         self.actor_optimizer.step(weights.gradient)
         weights.publish()
-        return log_prob, {"actor_loss": loss, "entropy": -log_prob.mean()}
+        return {"actor_loss": loss, "entropy": -log_prob.mean()}
 
     def _update_temperature(self, log_prob: torch.Tensor, weight: torch.Tensor) -> Metrics:
         if self.alpha_optimizer is None:
@@ -297,11 +321,6 @@ class SAC:
     @property
     def _clamps(self) -> tuple[float, float]:
         return self.config.log_std_min, self.config.log_std_max
-
-    def _squash(
-        self, mean: torch.Tensor, log_std: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return tanh_gaussian(mean, log_std, self._noise(mean), *self._clamps)
 
     def _noise(self, like: torch.Tensor) -> torch.Tensor:
         noise = torch.empty_like(like, memory_format=torch.contiguous_format)

@@ -146,12 +146,12 @@ def make_batch(seed=0, size=B, dtype=torch.float64):
 
 
 def coming_noise(agent, size=B):
-    """What the agent will draw in its next update: for a' at s', then for a at s."""
+    """What the agent will draw in its next update, at once: for a' at s', then for a at s."""
     twin = torch.Generator().manual_seed(0)
     twin.set_state(agent.generator.get_state())
     dtype = agent.actor_flat.dtype
-    draw = [torch.empty(size, ACT, dtype=dtype).normal_(generator=twin) for _ in range(2)]
-    return tuple(x.double() for x in draw)
+    draw = torch.empty(2 * size, ACT, dtype=dtype).normal_(generator=twin)
+    return tuple(x.double() for x in draw.split(size))
 
 
 @pytest.fixture
