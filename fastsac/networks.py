@@ -66,29 +66,34 @@ class Tape(NamedTuple):
 
     @torch.no_grad()
     def differentiate(
-        self, by_output: torch.Tensor, parameters: Sequence[torch.Tensor] = (), part: int = -1
-    ) -> torch.Tensor | None:
-        """Overwrites the gradients of all parameters, or returns that of a part of the input.
+        self, by_output: torch.Tensor, into: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Overwrites the gradients of all parameters.
 
         Args:
             by_output: (E, B, out), the gradient of the output.
-            parameters: where those of weight and bias go, layer by layer; none are computed
-                without.
-            part: which one's to return (B, .); -1 computes none.
+            into: where those of weight and bias go, layer by layer; without, none are computed.
+
+        Returns:
+            The gradient of the first layer's result (E, B, .).
         """
         gradient = by_output.to(self.weights[0].dtype)
         for i in reversed(range(len(self.weights))):
-            if parameters:
-                _product_into(parameters[2 * i], self.inputs[i].mT, gradient)
-                torch.sum(gradient, dim=1, keepdim=True, out=parameters[2 * i + 1])
+            if into:
+                _product_into(into[2 * i], self.inputs[i].mT, gradient)
+                torch.sum(gradient, dim=1, keepdim=True, out=into[2 * i + 1])
             if i:
                 gradient = _product(gradient, self.weights[i].mT)
                 # ReLU's derivative, in place: 0 where its output was.
                 _mask(gradient, self.inputs[i], 0, grad_input=gradient)
-        if part < 0:
-            return None
+        return gradient
+
+    @torch.no_grad()
+    def input_gradient(self, by_output: torch.Tensor, part: int) -> torch.Tensor:
+        """Returns the gradient (B, .) of a part of the input, from that of the output."""
         columns = self.weights[0].split(self.widths, dim=1)[part]
-        return _product(gradient, columns.mT).sum(dim=0).to(by_output.dtype)
+        product = _product(self.differentiate(by_output), columns.mT)
+        return product.sum(dim=0).to(by_output.dtype)
 
 
 _mask = torch.ops.aten.threshold_backward.grad_input
@@ -98,9 +103,9 @@ def _record(
     parts: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, Tape]:
     weights, biases = parameters[::2], parameters[1::2]
-    x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
     x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
-    inputs = []
+    inputs: list[torch.Tensor] = []
     for weight, bias in zip(weights, biases, strict=True):
         if inputs:
             x.relu_()
@@ -127,7 +132,7 @@ class _Differentiable(torch.autograd.Function):
         tape = Tape(saved[:depth], saved[depth:], ctx.widths)
         parts = range(len(ctx.widths))
         wanted = ctx.needs_input_grad[1:]
-        by_parts = [tape.differentiate(gradient, part=i) if wanted[i] else None for i in parts]
+        by_parts = [tape.input_gradient(gradient, i) if wanted[i] else None for i in parts]
         by_parameters: list[torch.Tensor | None] = [None] * len(ctx.shapes)
         if any(wanted[len(parts) :]):
             found = [tape.weights[0].new_empty(shape) for shape in ctx.shapes]

@@ -11,7 +11,13 @@ from fastsac.config import SACConfig
 from fastsac.flat import Adam, FlatWeights, float32_matmuls, working_dtype
 from fastsac.graphs import GraphedCall
 from fastsac.kernels import soft_td_target, tanh_gaussian, tanh_gaussian_gradient
-from fastsac.losses import critic_loss, policy_loss, temperature_loss
+from fastsac.losses import (
+    critic_gradient,
+    critic_loss,
+    policy_gradient,
+    policy_loss,
+    temperature_loss,
+)
 from fastsac.networks import Actor, Critics, Tape
 from fastsac.normalizer import RunningNorm
 from fastsac.replay import Batch, ReplayBuffer
@@ -247,14 +253,17 @@ class SAC:
     ) -> Metrics:
         """The updates number first ... first + num_updates of a policy delay's cycle."""
         metrics: Metrics = {}
+        delay, last = self.config.policy_delay, first + num_updates
         with float32_matmuls(self.config.precision):
-            for number in range(first + 1, first + num_updates + 1):
+            for number in range(first + 1, last + 1):
                 batch = replay.sample(batch_size, self.normalizer)
-                metrics |= self._update(batch, number % self.config.policy_delay == 0)
+                # Losses are for the reader alone: of the last update with the actor, and later.
+                report = number + delay > last
+                metrics |= self._update(batch, number % delay == 0, report)
         return metrics
 
     @torch.no_grad()
-    def _update(self, batch: Batch, with_actor: bool) -> Metrics:
+    def _update(self, batch: Batch, with_actor: bool, report: bool = True) -> Metrics:
         """Algorithm 1's gradient steps, on normalised observations.
 
         The gradients are written out, without autograd: on two CPU cores that is a third of an
@@ -268,40 +277,39 @@ class SAC:
         mean, log_std = head[0].chunk(2, dim=-1)
         noise = self._noise(mean)
         sample = _Sample(mean, log_std, noise, *tanh_gaussian(mean, log_std, noise, *self._clamps))
-        metrics = self._update_critics(batch, sample.action[:size], sample.log_prob[:size], alpha)
-        if with_actor:
-            sample = _Sample(*(x[size:] for x in sample))
-            metrics |= self._update_actor(batch, sample, tape.rows_from(size), alpha)
-            metrics |= self._update_temperature(sample.log_prob, batch.weight)
-        return metrics
-
-    def _update_critics(
-        self,
-        batch: Batch,
-        next_action: torch.Tensor,
-        next_log_prob: torch.Tensor,
-        alpha: torch.Tensor,
-    ) -> Metrics:
-        next_q = self.target_critics(batch.next_obs, next_action)
+        next_q = self.target_critics(batch.next_obs, sample.action[:size])
+        next_log_prob = sample.log_prob[:size]
         target = soft_td_target(
             batch.reward, batch.terminated, next_q, next_log_prob, alpha, self.discount
         )
-        q, tape = self.critics.mlp.record(batch.obs, batch.action)
-        loss, by_q = critic_loss(q[..., 0], target, batch.weight)
+        metrics = self._update_critics(batch, target, report)
+        if with_actor:
+            sample = _Sample(*(x[size:] for x in sample))
+            metrics |= self._update_actor(batch, sample, tape.rows_from(size), alpha, report)
+            metrics |= self._update_temperature(sample.log_prob, batch.weight, report)
+        return metrics
+
+    def _update_critics(self, batch: Batch, target: torch.Tensor, report: bool) -> Metrics:
+        output, tape = self.critics.mlp.record(batch.obs, batch.action)
+        q = output[..., 0]
+        by_q = critic_gradient(q, target, batch.weight)
         weights = self._critic_weights
         tape.differentiate(by_q[..., None], weights.gradients)
         self.critic_optimizer.step(weights.gradient)
         weights.publish()
         self._target_weights.publish()
-        return {"critic_loss": loss, "q": q.mean()}
+        if not report:
+            return {}
+        return {"critic_loss": critic_loss(q, target, batch.weight), "q": q.mean()}
 
     def _update_actor(
-        self, batch: Batch, sample: "_Sample", tape: Tape, alpha: torch.Tensor
+        self, batch: Batch, sample: _Sample, tape: Tape, alpha: torch.Tensor, report: bool
     ) -> Metrics:
         mean, log_std, noise, action, log_prob = sample
-        q, critics_tape = self.critics.mlp.record(batch.obs, action)
-        loss, by_log_prob, by_q = policy_loss(log_prob, q[..., 0], alpha, batch.weight)
-        by_action = critics_tape.differentiate(by_q[..., None], part=1)
+        output, critics_tape = self.critics.mlp.record(batch.obs, action)
+        q = output[..., 0]
+        by_log_prob, by_q = policy_gradient(q, alpha, batch.weight)
+        by_action = critics_tape.input_gradient(by_q[..., None], part=1)
         by_head = tanh_gaussian_gradient(
             mean, log_std, noise, by_action, by_log_prob, *self._clamps
         )
@@ -309,14 +317,20 @@ class SAC:
         tape.differentiate(torch.cat(by_head, dim=1)[None], weights.gradients)
         self.actor_optimizer.step(weights.gradient)
         weights.publish()
+        if not report:
+            return {}
+        loss = policy_loss(log_prob, q, alpha, batch.weight)
         return {"actor_loss": loss, "entropy": -log_prob.mean()}
 
-    def _update_temperature(self, log_prob: torch.Tensor, weight: torch.Tensor) -> Metrics:
-        if self.alpha_optimizer is None:
-            return {"alpha": self.alpha}
-        loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy, weight)
-        self.alpha_optimizer.step(loss)  # its own derivative
-        return {"alpha": self.alpha, "alpha_loss": loss}
+    def _update_temperature(
+        self, log_prob: torch.Tensor, weight: torch.Tensor, report: bool
+    ) -> Metrics:
+        metrics = {}
+        if self.alpha_optimizer is not None:
+            loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy, weight)
+            self.alpha_optimizer.step(loss)  # its own derivative
+            metrics["alpha_loss"] = loss
+        return {**metrics, "alpha": self.alpha} if report else {}
 
     @property
     def _clamps(self) -> tuple[float, float]:

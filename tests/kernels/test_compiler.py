@@ -21,6 +21,7 @@ CALLS = {
     "replay_gather": lambda f: f(X.view(2, 7), torch.zeros(3, dtype=torch.int64), 2),
     "soft_td_target": lambda f: f(*FIVE[:2], X[:, :, 0], *FIVE[2:]),
     "tanh_gaussian": lambda f: f(X[0], X[0], X[0]),
+    "tanh_gaussian_gradient": lambda f: f(X[0], X[0], X[0], X[0], X[0, :, 0]),
 }
 
 
@@ -32,11 +33,12 @@ def test_every_entry_is_called_here():
 @pytest.mark.parametrize("picked", ["fused", "reference"])
 @pytest.mark.parametrize("name", CALLS)
 def test_the_public_entry_picks_by_device(name, picked, monkeypatch):
-    module = importlib.import_module(f"fastsac.kernels.{name.rstrip('_')}")
+    op, gradient = name.rstrip("_").removesuffix("_gradient"), "_gradient" * ("gradient" in name)
+    module = importlib.import_module(f"fastsac.kernels.{op}")
     called = []
     for implementation in ("fused", "reference"):
         record = lambda *_, implementation=implementation: called.append(implementation)  # noqa: E731
-        monkeypatch.setattr(module, implementation, record)
+        monkeypatch.setattr(module, implementation + gradient, record)
     monkeypatch.setattr(module, "runs_on", lambda tensor: picked == "fused")
     CALLS[name](getattr(kernels, name))
     assert called == [picked]

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from fastsac.kernels import tanh_gaussian
-from fastsac.kernels.tanh_gaussian import fused, reference
+from fastsac.kernels import tanh_gaussian, tanh_gaussian_gradient
+from fastsac.kernels.tanh_gaussian import fused, fused_gradient, reference, reference_gradient
 
 BATCHES = (1, 3, 64, 255, 1023)
 CLAMPS = LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+
+GRADIENT = {fused: fused_gradient, reference: reference_gradient}
 
 each = pytest.mark.parametrize("function", [fused, reference])
 each_dtype = pytest.mark.parametrize(
@@ -68,6 +70,12 @@ def check(function, mean, log_std, noise, kind, close):
         weight = (weight if name == "action" else weight[:, None]).double().cpu().numpy()
         for by, grad in zip(("mean", "log_std"), grads, strict=True):
             close(grad, weight * want[f"{name}_by_{by}"], kind, f"d {name} / d {by}")
+    with torch.no_grad():
+        at_once = GRADIENT[function](mean, log_std, noise, g, h, *CLAMPS)
+    g, h = g.double().cpu().numpy(), h[:, None].double().cpu().numpy()
+    for by, grad in zip(("mean", "log_std"), at_once, strict=True):
+        total = g * want[f"action_by_{by}"] + h * want[f"log_prob_by_{by}"]
+        close(grad, total, kind, f"both by {by}")
 
 
 @pytest.mark.parametrize("actions", [1, 3, 21])
@@ -252,3 +260,21 @@ def test_tensors_that_disagree_are_refused(log_std, noise, part):
     with pytest.raises(ValueError, match=part) as caught:
         tanh_gaussian(torch.zeros(4, 3), log_std, noise)
     assert "must be (4, 3) torch.float32" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("log_std", torch.zeros(4, 2)),
+        ("action_grad", torch.zeros(1, 3)),
+        ("log_prob_grad", torch.zeros(4, 1)),
+        ("log_prob_grad", torch.zeros(4, dtype=torch.float64)),
+    ],
+)
+def test_the_gradient_refuses_what_does_not_fit(name, wrong):
+    names = ("mean", "log_std", "noise", "action_grad")
+    given = {n: torch.zeros(4, 3) for n in names} | {"log_prob_grad": torch.zeros(4)}
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        tanh_gaussian_gradient(**given | {name: wrong})
+    for gradient in tanh_gaussian_gradient(**given):
+        assert torch.equal(gradient, torch.zeros(4, 3))

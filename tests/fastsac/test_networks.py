@@ -1,0 +1,108 @@
+"""The networks' written-out gradients against autograd's, member by member."""
+
+import pytest
+import torch
+
+from fastsac.networks import Actor, Critics, EnsembleMLP
+
+B = 7
+WIDTHS = [(5, 3), (4, 8, 1), (4, 16, 12, 6), (3, 8, 8, 8, 2)]
+
+
+def network(members, sizes, dtype=torch.float64):
+    return EnsembleMLP(members, sizes, torch.Generator().manual_seed(3)).to(dtype)
+
+
+def plain(mlp, x):
+    """The same function by autograd's own means, a member at a time."""
+    outputs = []
+    for member in range(len(mlp.layers[0].weight)):
+        y = x
+        for i, layer in enumerate(mlp.layers):
+            y = y.clamp(min=0) if i else y
+            y = y @ layer.weight[member] + layer.bias[member, 0]
+        outputs.append(y)
+    return torch.stack(outputs)
+
+
+def parts_of(sizes, cuts, dtype=torch.float64):
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(B, sizes[0], generator=g, dtype=torch.float64).to(dtype)
+    return x.split([*cuts, sizes[0] - sum(cuts)], dim=1)
+
+
+@pytest.mark.parametrize("cuts", [(), (2,), (1, 1)], ids=["whole", "two parts", "three parts"])
+@pytest.mark.parametrize("sizes", WIDTHS, ids=str)
+@pytest.mark.parametrize("members", [1, 2, 5])
+def test_values_and_gradients_are_autograds(members, sizes, cuts, close):
+    mlp = network(members, sizes)
+    parts = [p.clone().requires_grad_() for p in parts_of(sizes, cuts)]
+    inputs = [*parts, *mlp.parameters()]
+    output, want = mlp(*parts), plain(mlp, torch.cat(parts, dim=1))
+    close(output, want, "float64")
+    by_output = torch.randn(want.shape, dtype=torch.float64)
+    wanted = torch.autograd.grad(want, inputs, by_output)
+    for got, expected in zip(torch.autograd.grad(output, inputs, by_output), wanted, strict=True):
+        close(got, expected, "float64")
+
+    recorded, tape = mlp.record(*parts)
+    close(recorded, want, "float64")
+    into = [torch.full_like(p, torch.nan) for p in mlp.parameters()]
+    tape.differentiate(by_output, into)
+    for got, expected in zip(into, wanted[len(parts) :], strict=True):
+        close(got, expected, "float64")
+    for i, expected in enumerate(wanted[: len(parts)]):
+        close(tape.input_gradient(by_output, i), expected, "float64")
+
+
+@pytest.mark.parametrize("first", [0, 3, 6])
+def test_the_tape_of_some_rows_is_that_of_a_smaller_batch(first, close):
+    mlp = network(2, (4, 8, 3))
+    (x,) = parts_of((4,), ())
+    by_output = torch.randn(2, B - first, 3, dtype=torch.float64)
+    found = []
+    for tape in (mlp.record(x)[1].rows_from(first), mlp.record(x[first:])[1]):
+        into = [torch.full_like(p, torch.nan) for p in mlp.parameters()]
+        found.append([tape.differentiate(by_output, into), *into])
+    for some, alone in zip(*found, strict=True):
+        close(some, alone, "float64")
+
+
+def test_parameters_that_need_no_gradient_get_none_and_used_twice_they_add_up(close):
+    mlp = network(2, (4, 8, 1))
+    (x,) = parts_of((4,), ())
+    once = torch.autograd.grad(mlp(x).sum(), list(mlp.parameters()))
+    twice = torch.autograd.grad((mlp(x) + mlp(x)).sum(), list(mlp.parameters()))
+    for a, b in zip(once, twice, strict=True):
+        close(b, 2 * a, "float64")
+    mlp.requires_grad_(False)
+    x = x.clone().requires_grad_()
+    mlp(x).sum().backward()
+    assert x.grad.any() and all(p.grad is None for p in mlp.parameters())
+    with torch.no_grad():
+        assert not mlp(x).requires_grad
+
+
+def test_bf16_weights_take_and_return_the_inputs_dtype(close):
+    exact = network(2, (4, 8, 1), torch.float32)
+    rounded = network(2, (4, 8, 1), torch.bfloat16)
+    parts = parts_of((4,), (1,), torch.float32)
+    output, tape = rounded.record(*parts)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, exact(*parts), rtol=0.05, atol=0.02)
+    into = [torch.full_like(p, torch.nan) for p in exact.parameters()]  # float32
+    tape.differentiate(torch.ones(2, B, 1), into)
+    want = torch.autograd.grad(exact(*parts).sum(), list(exact.parameters()))
+    for got, expected in zip(into, want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0.05, atol=0.1)
+    assert tape.input_gradient(torch.ones(2, B, 1), 0).dtype == torch.float32
+
+
+def test_actor_and_critics_have_the_papers_shapes():
+    g = torch.Generator().manual_seed(0)
+    actor, critics = Actor(5, 3, (8,), g), Critics(4, 5, 3, (8,), g)
+    obs, action = torch.randn(B, 5), torch.randn(B, 3)
+    mean, log_std = actor(obs)
+    assert mean.shape == log_std.shape == (B, 3)
+    assert critics(obs, action).shape == (4, B)
+    assert not torch.equal(critics(obs, action), critics(obs, action + 1))
