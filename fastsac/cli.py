@@ -21,7 +21,7 @@ commands:
   eval RUN     returns of a trained policy in the real dm_control
   plot RUN...  learning curves as a picture
   tasks        the tasks, with their sizes and engines
-  bench LEVEL  measure this machine: envs or learner
+  bench LEVEL  measure this machine: envs, learner, kernels; envpool or sbx beside ours
   doctor       what works on this machine, and what to install for the rest
 
 fastsac COMMAND --help lists a command's flags.

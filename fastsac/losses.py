@@ -9,19 +9,19 @@ import torch
 
 def critic_loss(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Eq. 5, summed over the critics: mean_B (Q_i - y)^2 / 2 with q (E, B) and target (B,)."""
-    return torch.where(weight > 0, 0.5 * (q - target).square(), 0).mean(dim=1).sum()
+    return _valid((q - target).square_(), weight).mean(dim=1).sum() / 2
 
 
 def critic_gradient(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Returns the gradient of eq. 5 by q (E, B): (Q_i - y) / B."""
-    return torch.where(weight > 0, q - target, 0).div_(len(target))
+    return _valid(q - target, weight).div_(len(target))
 
 
 def policy_loss(
     log_prob: torch.Tensor, q: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """Eq. 9: mean_B alpha log pi(a|s) - min_i Q_i(s, a), with a reparameterised, q (E, B)."""
-    return torch.where(weight > 0, alpha * log_prob - q.amin(dim=0), 0).mean()
+    return _valid(alpha * log_prob - q.amin(dim=0), weight).mean()
 
 
 def policy_gradient(
@@ -43,4 +43,9 @@ def temperature_loss(
 
     alpha is a factor, so the loss is its own derivative by log_alpha.
     """
-    return torch.where(weight > 0, log_prob + target_entropy, 0).mean() * -log_alpha.exp()
+    return _valid(log_prob + target_entropy, weight).mean() * -log_alpha.exp()
+
+
+def _valid(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Zeroes the values of invalid transitions, in place."""
+    return values.masked_fill_(weight <= 0, 0)

@@ -130,7 +130,7 @@ def test_training_goes_on_through_divergence(tmp_path):
         assert np.isfinite(float(logged[name])), name
     agent = checkpoint.load(tmp_path)["agent"]
     for name in ("actor", "critics", "target_critics"):
-        assert all(weight.isfinite().all() for weight in agent[name].values()), name
+        assert agent[name].isfinite().all(), name
 
 
 def crowd(spheres, memory):
