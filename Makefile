@@ -4,6 +4,8 @@ PYTHON ?= python3
 # The machine with the GPU has torch, jax and pytest already and may have no network: no venv there.
 GPU_PYTHON ?= python3
 UNINSTALLED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.types:$$PYTHONPATH
+# A file's tests share what they compile, so they stay on one process.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 TASK ?= cartpole_swingup
 ARGS ?=
 
@@ -24,10 +26,10 @@ train: $(VENV)/.train
 	$(VENV)/bin/fastsac train $(TASK) --preset cpu $(ARGS)
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -m "not gpu and not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not gpu and not slow" $(ARGS)
 
 test-all: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -m "not gpu" $(ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not gpu" $(ARGS)
 
 test-gpu: .types
 	$(UNINSTALLED) $(GPU_PYTHON) -m pytest -m gpu $(ARGS)

@@ -12,7 +12,9 @@ def critic_loss(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> 
     return _valid((q - target).square_(), weight).mean(dim=1).sum() / 2
 
 
-def critic_gradient(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def critic_loss_gradient(
+    q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
     """Returns the gradient of eq. 5 by q (E, B): (Q_i - y) / B."""
     return _valid(q - target, weight).div_(len(target))
 
@@ -24,7 +26,7 @@ def policy_loss(
     return _valid(alpha * log_prob - q.amin(dim=0), weight).mean()
 
 
-def policy_gradient(
+def policy_loss_gradient(
     q: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns eq. 9's gradients by log_prob (B,), alpha / B, and q (E, B), -1 / B of the least."""

@@ -12,10 +12,10 @@ from fastsac.flat import Adam, FlatWeights, float32_matmuls, working_dtype
 from fastsac.graphs import GraphedCall
 from fastsac.kernels import soft_td_target, tanh_gaussian, tanh_gaussian_gradient
 from fastsac.losses import (
-    critic_gradient,
     critic_loss,
-    policy_gradient,
+    critic_loss_gradient,
     policy_loss,
+    policy_loss_gradient,
     temperature_loss,
 )
 from fastsac.networks import Actor, Critics, Tape
@@ -266,8 +266,8 @@ class SAC:
     def _update(self, batch: Batch, with_actor: bool, report: bool = True) -> Metrics:
         """Algorithm 1's gradient steps, on normalised observations.
 
-        The gradients are written out, without autograd: on two CPU cores that is a third of an
-        update at batch 256, on a GPU a third of its kernels.
+        The gradients are written out: what an update costs a CPU beside its arithmetic is then
+        1.4 ms, with autograd 2.9 ms.
         """
         alpha = self.alpha
         size = len(batch.reward)
@@ -292,7 +292,7 @@ class SAC:
     def _update_critics(self, batch: Batch, target: torch.Tensor, report: bool) -> Metrics:
         output, tape = self.critics.mlp.record(batch.obs, batch.action)
         q = output[..., 0]
-        by_q = critic_gradient(q, target, batch.weight)
+        by_q = critic_loss_gradient(q, target, batch.weight)
         weights = self._critic_weights
         tape.differentiate(by_q[..., None], weights.gradients)
         self.critic_optimizer.step(weights.gradient)
@@ -308,7 +308,7 @@ class SAC:
         mean, log_std, noise, action, log_prob = sample
         output, critics_tape = self.critics.mlp.record(batch.obs, action)
         q = output[..., 0]
-        by_log_prob, by_q = policy_gradient(q, alpha, batch.weight)
+        by_log_prob, by_q = policy_loss_gradient(q, alpha, batch.weight)
         by_action = critics_tape.input_gradient(by_q[..., None], part=1)
         by_head = tanh_gaussian_gradient(
             mean, log_std, noise, by_action, by_log_prob, *self._clamps
