@@ -46,7 +46,7 @@ class SACConfig:
     policy_delay: int = 1
     """Critic updates per update of actor and temperature (TD3, arXiv 1802.09477)."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of the networks' matmuls; weights, targets and losses are float32 in any case."""
+    """Of the networks' matmuls and what they return; the rest, weights included, is float32."""
 
     def __post_init__(self) -> None:
         _require(

@@ -131,10 +131,11 @@ def cpu_multiplies_bf16() -> bool:
 
 @contextmanager
 def float32_matmuls(precision: Precision) -> Iterator[None]:
-    """Sets what a float32 matmul within is computed in: tf32 where asked for, else float32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    """Sets what a GPU computes a float32 matmul within in: tf32 where asked for, else float32."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = before

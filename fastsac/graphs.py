@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-# Before the capture, so that Triton compiles, cuBLAS allocates and autograd starts its thread.
+# Before the capture, so that Triton compiles and cuBLAS allocates.
 _EAGER_CALLS = 2
 
 
@@ -41,6 +41,10 @@ class GraphedCall:
         """Runs the function."""
         if self._device.type != "cuda":
             return self._function()
+        with torch.cuda.device(self._device):
+            return self._on_a_gpu()
+
+    def _on_a_gpu(self) -> Any:
         if self._eager_calls < _EAGER_CALLS:
             self._eager_calls += 1
             return self._on_a_side_stream()

@@ -1,7 +1,7 @@
 """SAC's three losses (arXiv 1812.05905) and their gradients, pure functions of tensors.
 
-``weight`` (B,) is 1 for a transition and 0 for one that the physics engine marked invalid: that one
-counts nothing, even if its values overflowed.
+``weight`` (B,) multiplies a transition's share, usually 1. With 0, as for one that the physics
+engine marked invalid, its reward and next observation count nothing even if they are no numbers.
 """
 
 import torch
@@ -9,21 +9,21 @@ import torch
 
 def critic_loss(q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Eq. 5, summed over the critics: mean_B (Q_i - y)^2 / 2 with q (E, B) and target (B,)."""
-    return _valid((q - target).square_(), weight).mean(dim=1).sum() / 2
+    return _weighted((q - target).square_(), weight).mean(dim=1).sum() / 2
 
 
 def critic_loss_gradient(
     q: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """Returns the gradient of eq. 5 by q (E, B): (Q_i - y) / B."""
-    return _valid(q - target, weight).div_(len(target))
+    return _weighted(q - target, weight).div_(len(target))
 
 
 def policy_loss(
     log_prob: torch.Tensor, q: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """Eq. 9: mean_B alpha log pi(a|s) - min_i Q_i(s, a), with a reparameterised, q (E, B)."""
-    return _valid(alpha * log_prob - q.amin(dim=0), weight).mean()
+    return _weighted(alpha * log_prob - q.amin(dim=0), weight).mean()
 
 
 def policy_loss_gradient(
@@ -45,9 +45,9 @@ def temperature_loss(
 
     alpha is a factor, so the loss is its own derivative by log_alpha.
     """
-    return _valid(log_prob + target_entropy, weight).mean() * -log_alpha.exp()
+    return _weighted(log_prob + target_entropy, weight).mean() * -log_alpha.exp()
 
 
-def _valid(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Zeroes the values of invalid transitions, in place."""
-    return values.masked_fill_(weight <= 0, 0)
+def _weighted(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Multiplies values (.., B) by their weights, in place; 0 times infinity is 0 here."""
+    return values.mul_(weight).masked_fill_(weight == 0, 0)

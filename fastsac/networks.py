@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -37,9 +37,7 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         """Maps the parts (B, .) of one input to (E, B, out) of their dtype, differentiably."""
-        if not torch.is_grad_enabled():
-            return _record(parts, self._parameters_in_order)[0]
-        return _Differentiable.apply(len(parts), *parts, *self._parameters_in_order)
+        return _record(parts, self._parameters_in_order)[0]
 
     @torch.no_grad()
     def record(self, *parts: torch.Tensor) -> tuple[torch.Tensor, "Tape"]:
@@ -113,32 +111,6 @@ def _record(
         x = _affine(x, weight, bias)
     tape = Tape(inputs, weights, [part.shape[1] for part in parts])
     return x.to(parts[0].dtype), tape
-
-
-class _Differentiable(torch.autograd.Function):
-    """A network as one node of autograd's graph."""
-
-    @staticmethod
-    def forward(ctx: Any, num_parts: int, *tensors: torch.Tensor) -> torch.Tensor:
-        output, tape = _record(tensors[:num_parts], tensors[num_parts:])
-        ctx.save_for_backward(*tape.inputs, *tape.weights)
-        ctx.widths, ctx.shapes = tape.widths, [t.shape for t in tensors[num_parts:]]
-        return output
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        saved, depth = ctx.saved_tensors, len(ctx.saved_tensors) // 2
-        tape = Tape(saved[:depth], saved[depth:], ctx.widths)
-        parts = range(len(ctx.widths))
-        wanted = ctx.needs_input_grad[1:]
-        by_parts = [tape.input_gradient(gradient, i) if wanted[i] else None for i in parts]
-        by_parameters: list[torch.Tensor | None] = [None] * len(ctx.shapes)
-        if any(wanted[len(parts) :]):
-            found = [tape.weights[0].new_empty(shape) for shape in ctx.shapes]
-            tape.differentiate(gradient, found)
-            by_parameters = [*found]
-        return None, *by_parts, *by_parameters
 
 
 # Batched products with one column or row take a CPU 140 to 210 us for two critics, 256 transitions

@@ -52,7 +52,7 @@ class ReplayBuffer:
     ):
         if min(capacity, obs_dim, action_dim) < 1:
             raise ConfigError("capacity, obs_dim and action_dim of a replay must be positive")
-        self.capacity = capacity
+        self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim
         self.device = torch.device(device)
         # In this order: obs, action, reward, terminated, next_obs, weight.
         self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1)
@@ -132,7 +132,7 @@ class ReplayBuffer:
         )
         index = (uniform * self.size).long()
         statistics = (normalizer.mean, normalizer.var) if normalizer else ()
-        return Batch(*replay_gather(self.rows, index, self._widths[1], *statistics))
+        return Batch(*replay_gather(self.rows, index, self.action_dim, *statistics))
 
     def state_dict(self) -> dict[str, Any]:
         """The sampling's state (the rows are not part of it)."""

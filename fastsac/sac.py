@@ -24,6 +24,8 @@ from fastsac.replay import Batch, ReplayBuffer
 from fastsac.seeding import stream_seed
 
 Metrics = dict[str, torch.Tensor]
+# A graph's capture takes time and memory an update, its launch about as long as one kernel's.
+_UPDATES_PER_GRAPH = 64
 
 
 class _Sample(NamedTuple):
@@ -135,7 +137,7 @@ class SAC:
             return self._act(obs, deterministic)
         key = ("act", len(obs), deterministic)
         if key not in self._graphed:
-            held = torch.empty_like(obs)
+            held = torch.empty(obs.shape, device=self.device)
             call = self._graph(partial(self._act, held, deterministic), self.generator)
             self._graphed[key], self._held_obs[key] = call, held
         self._held_obs[key].copy_(obs)
@@ -156,14 +158,17 @@ class SAC:
         batch = batch._replace(
             obs=self._normalized(batch.obs), next_obs=self._normalized(batch.next_obs)
         )
-        self._updates += 1
+        with_actor = (self._updates + 1) % self.config.policy_delay == 0
         with float32_matmuls(self.config.precision):
-            return self._update(batch, self._updates % self.config.policy_delay == 0)
+            metrics = self._update(batch, with_actor)
+        self._updates += 1
+        return metrics
 
     def learn(self, replay: ReplayBuffer, batch_size: int, num_updates: int = 1) -> Metrics:
         """Does num_updates updates on batches drawn from the replay.
 
-        On a GPU they are captured once as one CUDA graph and replayed from then on.
+        On a GPU they are captured once as a CUDA graph, of up to 64 of them, and replayed from then
+        on.
 
         Args:
             replay: on the agent's device.
@@ -175,17 +180,27 @@ class SAC:
             overwrites them.
 
         Raises:
-            ValueError: the replay is empty.
+            ValueError: the replay is empty, on another device, or of another task.
         """
         if not len(replay):
             raise ValueError("cannot learn from an empty replay buffer")
-        first = self._updates % self.config.policy_delay
-        self._updates += num_updates
-        arguments = (replay, batch_size, num_updates, first)
-        if arguments not in self._graphed:
-            block = partial(self._learn, *arguments)
-            self._graphed[arguments] = self._graph(block, self.generator, replay.generator)
-        return self._graphed[arguments]()
+        ours = (self.obs_dim, self.action_dim, self.device.type)
+        theirs = (replay.obs_dim, replay.action_dim, replay.device.type)
+        if ours != theirs:
+            raise ValueError(f"the agent's obs_dim, action_dim, device are {ours}, not {theirs}")
+        delay = self.config.policy_delay
+        most = max(1, _UPDATES_PER_GRAPH // delay) * delay  # whole cycles: one graph serves all
+        metrics: Metrics = {}
+        while num_updates > 0:
+            count = min(num_updates, most)
+            arguments = (replay, batch_size, count, self._updates % delay)
+            if arguments not in self._graphed:
+                block = partial(self._learn, *arguments)
+                self._graphed[arguments] = self._graph(block, self.generator, replay.generator)
+            metrics |= self._graphed[arguments]()
+            self._updates += count
+            num_updates -= count
+        return metrics
 
     def observe(self, obs: torch.Tensor) -> None:
         """Shows new observations (B, obs_dim) to the normaliser; call once per vector step."""
@@ -197,7 +212,7 @@ class SAC:
         state: dict[str, Any] = {k: v.master.clone() for k, v in self._weights().items()}
         state |= {k: v.state_dict() for k, v in self._stateful().items()}
         return state | {
-            "log_alpha": self.log_alpha.clone(),
+            "scalars": {name: value.clone() for name, value in self._scalars().items()},
             "updates": self._updates,
             "generator": self.generator.get_state(),
             "device": self.device.type,
@@ -217,7 +232,8 @@ class SAC:
             weights.load(state[name])
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        self.log_alpha.copy_(state["log_alpha"])
+        for name, value in self._scalars().items():
+            value.copy_(state["scalars"][name])
         self._updates = state["updates"]
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"])
@@ -228,6 +244,10 @@ class SAC:
             "critics": self._critic_weights,
             "target_critics": self._target_weights,
         }
+
+    def _scalars(self) -> dict[str, torch.Tensor]:
+        names = ("log_alpha", "learning_rate", "tau", "discount", "target_entropy")
+        return {name: getattr(self, name) for name in names}
 
     def _stateful(self) -> dict[str, Any]:
         parts = {

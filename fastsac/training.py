@@ -15,7 +15,7 @@ from fastsac.episodes import EpisodeReturns
 from fastsac.errors import CheckpointError
 from fastsac.evaluation import Evaluation, evaluate
 from fastsac.metrics import MetricsWriter
-from fastsac.policy import Policy
+from fastsac.policy import Policy, load_policy
 from fastsac.replay import ReplayBuffer
 from fastsac.sac import SAC
 from fastsac.seeding import stream_seed
@@ -130,7 +130,8 @@ class _Run:
             return
         if self._due(self.config.eval_every):
             config = self.config
-            result = self._evaluate(config.eval_episodes, config.eval_backend)
+            policy = Policy(self.agent, config.task)
+            result = self._evaluate(policy, config.eval_episodes, config.eval_backend)
             self.metrics.write(self._eval_row(result))
         if self._due(self.config.checkpoint_every):
             self._save()
@@ -139,7 +140,8 @@ class _Run:
         """Saves, evaluates in dm_control and reports."""
         seconds = self.metrics.seconds()
         path = self._save(required=True)
-        result = self._evaluate(self.config.final_eval_episodes, "dm_control")
+        # Of the saved policy, so that `fastsac eval` finds the same return.
+        result = self._evaluate(load_policy(path), self.config.final_eval_episodes, "dm_control")
         self.metrics.write(self._eval_row(result))
         self.metrics.say(
             f"trained {self.steps:,} steps and {self.updates:,} updates in {seconds:.0f} s\n"
@@ -162,8 +164,7 @@ class _Run:
         """Whether the last vector step crossed a multiple of ``every``."""
         return self.steps // every > (self.steps - self.config.num_envs) // every
 
-    def _evaluate(self, episodes: int, backend: str) -> Evaluation:
-        policy = Policy(self.agent, self.config.task)
+    def _evaluate(self, policy: Policy, episodes: int, backend: str) -> Evaluation:
         on_cpu = lambda obs: policy(obs).cpu()  # noqa: E731
         return evaluate(on_cpu, self.config.task, episodes, EVAL_SEED, backend)
 

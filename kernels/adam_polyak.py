@@ -9,9 +9,9 @@
 with m' = m / (1 - beta1^t), v' = v / (1 - beta2^t) at step t (AdamW, arXiv 1711.05101, algorithm 2,
 in torch.optim's parametrisation; Polyak average, arXiv 1812.05905, algorithm 1). No gradient.
 
-All tensors (P,), float32 or float64; step, lr and tau are scalars on the device, so that a captured
-CUDA graph sees them change. The kernel takes float32 and reads and writes each tensor once; torch's
-own fused AdamW, which is the reference, leaves gradient and target to two more passes.
+All tensors (P,), float32, or float64 on a CPU; step, lr and tau are scalars on the device, so that
+a captured CUDA graph sees them change. The kernel takes float32 and reads and writes each tensor
+once; torch's own fused AdamW, the reference, leaves gradient and target to two more passes.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def adam_polyak_(
     """Takes one AdamW step, zeroes the gradient and moves the target, all in place.
 
     Args:
-        parameter: (P,) contiguous, float32 or float64.
+        parameter: (P,) contiguous, float32, or float64 on a CPU.
         gradient: (P,).
         state: Adam's, of the same parameter.
         learning_rate: 0-d tensor on the device.

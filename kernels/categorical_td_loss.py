@@ -15,7 +15,7 @@ with "mean" the average of the critics' distributions. Gradient, with g_e that o
 
 The target is held constant. Shapes: logits, next_logits (E, B, N); loss (E, B); all else (B,),
 alpha (). float32 or float64; the kernels take float32. The backward pass recomputes the softmax
-from its logarithmic sum (E, B) and reads t (B, N); nothing else is stored.
+from the largest logit and the logarithm of the sum (E, B), and reads t (B, N).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _forward(
     alpha,  # ()
     discount,  # (B,), or () with discount_stride 0
     loss,  # out (E, B)
-    log_sum,  # out (E, B): log sum_j exp(logits_j)
+    most,  # out (E, B): max_j logits_j
+    log_total,  # out (E, B): log sum_j exp(logits_j - most)
     target,  # out (B, N)
     batch,
     discount_stride,
@@ -112,9 +113,9 @@ def _forward(
 
     # The critics' distribution, and the cross entropy with each chunk of the target.
     x = tl.load(logits + here, inside, other=-float("inf"))
-    most = tl.where(member < E, tl.max(x, axis=1), 0.0)
-    total = tl.sum(tl.exp(x - most[:, None]), axis=1)
-    log_total = tl.log(tl.where(member < E, total, 1.0))
+    top = tl.where(member < E, tl.max(x, axis=1), 0.0)
+    total = tl.sum(tl.exp(x - top[:, None]), axis=1)
+    rest = tl.log(tl.where(member < E, total, 1.0))
     cross = tl.zeros([E_PADDED], tl.float32)
     for start in range(0, N, CHUNK):
         j = start + tl.arange(0, CHUNK)
@@ -126,15 +127,17 @@ def _forward(
         mask = (member < E)[:, None] & (j < N)[None, :]
         logit = tl.load(logits + at, mask, other=0.0)
         # From the largest logit on: a common part of all of them would cancel, digits with it.
-        cross += tl.sum(tl.where(mask, t[None, :] * (logit - most[:, None]), 0.0), axis=1)
-    tl.store(log_sum + member * batch + row, most + log_total, member < E)
-    tl.store(loss + member * batch + row, log_total - cross, member < E)
+        cross += tl.sum(tl.where(mask, t[None, :] * (logit - top[:, None]), 0.0), axis=1)
+    tl.store(most + member * batch + row, top, member < E)
+    tl.store(log_total + member * batch + row, rest, member < E)
+    tl.store(loss + member * batch + row, rest - cross, member < E)
 
 
 @jit
 def _backward(
     logits,  # (E, B, N) contiguous, as are all
-    log_sum,  # (E, B)
+    most,  # (E, B)
+    log_total,  # (E, B)
     target,  # (B, N)
     loss_grad,  # (E, B)
     logits_grad,  # out (E, B, N)
@@ -147,7 +150,7 @@ def _backward(
     flat = member * batch + row
     x = tl.load(logits + flat * N + atom, atom < N, other=0.0)
     t = tl.load(target + row * N + atom, atom < N, other=0.0)
-    p = tl.exp(x - tl.load(log_sum + flat))
+    p = tl.exp((x - tl.load(most + flat)) - tl.load(log_total + flat))
     tl.store(logits_grad + flat * N + atom, tl.load(loss_grad + flat) * (p - t), atom < N)
 
 
@@ -157,17 +160,19 @@ def _launch_forward(
     transitions: Transitions,
     atoms: Atoms,
     reduction: Reduction,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns loss (E, B), log_sum (E, B) and target (B, N)."""
+) -> tuple[torch.Tensor, ...]:
+    """Returns loss, and for the backward pass most and log_total (E, B) and target (B, N)."""
     members, batch, num = logits.shape
     loss = logits.new_empty(members, batch)
-    log_sum, target = torch.empty_like(loss), logits.new_empty(batch, num)
+    most, log_total = torch.empty_like(loss), torch.empty_like(loss)
+    target = logits.new_empty(batch, num)
     _forward[(batch,)](
         logits,
         next_logits.contiguous(),
         *(x.contiguous() for x in transitions),
         loss,
-        log_sum,
+        most,
+        log_total,
         target,
         batch,
         transitions.discount.dim(),
@@ -180,20 +185,18 @@ def _launch_forward(
         MEAN=reduction == "mean",
         CHUNK=_CHUNK,
     )
-    return loss, log_sum, target
+    return loss, most, log_total, target
 
 
 def _launch_backward(
-    saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor], loss_grad: torch.Tensor
+    logits: torch.Tensor, saved: list[torch.Tensor], loss_grad: torch.Tensor
 ) -> torch.Tensor:
     """Returns the gradient of logits (E, B, N)."""
-    logits, log_sum, target = saved
     members, batch, num = logits.shape
     logits_grad = torch.empty_like(logits)
     _backward[(batch, members)](
         logits,
-        log_sum,
-        target,
+        *saved,
         loss_grad.contiguous(),
         logits_grad,
         batch,
@@ -207,14 +210,15 @@ class _CategoricalTdLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, *others: Any) -> torch.Tensor:
         logits = logits.contiguous()
-        loss, log_sum, target = _launch_forward(logits, *others)
-        ctx.save_for_backward(logits, log_sum, target)
+        loss, *saved = _launch_forward(logits, *others)
+        ctx.save_for_backward(logits, *saved)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, loss_grad: torch.Tensor) -> Any:
-        return _launch_backward(ctx.saved_tensors, loss_grad), None, None, None, None
+        logits, *saved = ctx.saved_tensors
+        return _launch_backward(logits, saved, loss_grad), None, None, None, None
 
 
 def fused(

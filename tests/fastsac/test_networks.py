@@ -89,12 +89,12 @@ def test_bf16_weights_take_and_return_the_inputs_dtype(close):
     parts = parts_of((4,), (1,), torch.float32)
     output, tape = rounded.record(*parts)
     assert output.dtype == torch.float32
-    torch.testing.assert_close(output, exact(*parts), rtol=0.05, atol=0.02)
+    close(output, exact(*parts), "bf16 network")
     into = [torch.full_like(p, torch.nan) for p in exact.parameters()]  # float32
     tape.differentiate(torch.ones(2, B, 1), into)
     want = torch.autograd.grad(exact(*parts).sum(), list(exact.parameters()))
     for got, expected in zip(into, want, strict=True):
-        torch.testing.assert_close(got, expected, rtol=0.05, atol=0.1)
+        close(got, expected, "bf16 network")
     assert tape.input_gradient(torch.ones(2, B, 1), 0).dtype == torch.float32
 
 

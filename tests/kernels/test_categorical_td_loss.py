@@ -221,9 +221,11 @@ def test_saturated_logits_lose_no_more_than_their_rounding(function, kind, devic
 @each_dtype
 def test_a_common_part_of_the_logits_takes_no_digits(function, kind, device, close):
     logits, *others = inputs((2, 9, 51), kind, device)
-    shifted = (logits.double() + 1000).to(logits.dtype)
-    want, _ = expected(shifted.requires_grad_(), *others, "min")
-    close(function(shifted, *others, "min"), want, kind)
+    shifted = (logits.double() + 1000).to(logits.dtype).requires_grad_()
+    want, by_logits = expected(shifted, *others, "min")
+    loss = function(shifted, *others, "min")
+    close(loss, want, kind)
+    close(torch.autograd.grad(loss.sum(), shifted)[0], by_logits, kind)
 
 
 @pytest.mark.parametrize("member", [0, 1, 2])

@@ -26,11 +26,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 import offline
 
-found = dict(source for call in offline.calls() for source in offline.sources(call))
-for name, source in found.items():
+found = [source for call in offline.calls() for source in offline.sources(call)]
+for name, source in found:
     ptx = triton.compile(source, GPUTarget("cuda", 90, 32)).asm["ptx"]
     print(json.dumps({"kernel": name, "plain": re.findall(r"(min|max)\\.f32", ptx)}))
-report = offline.resources(found["categorical_td_loss._forward"], 90, maxnreg=24)
+report = offline.resources(dict(found)["categorical_td_loss._forward"], 90, maxnreg=24)
 print(json.dumps({"kernel": "starved", **report}))
 """
 
@@ -57,7 +57,7 @@ def compiled():
 
 @pytest.fixture(scope="module")
 def planted():
-    return {row["kernel"]: row for row in rows("-c", PLANTED)}
+    return rows("-c", PLANTED)
 
 
 def test_there_are_kernels():
@@ -74,8 +74,9 @@ def test_each_compiles_and_keeps_its_values_in_registers(entry, architecture, co
 
 
 def test_a_kernel_that_lacks_registers_is_seen_to_spill(planted):
-    assert planted["starved"]["registers"] <= 24
-    assert planted["starved"]["spill_stores"] > 0 and planted["starved"]["spill_loads"] > 0
+    (starved,) = (row for row in planted if row["kernel"] == "starved")
+    assert starved["registers"] <= 24
+    assert starved["spill_stores"] > 0 and starved["spill_loads"] > 0
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -83,4 +84,5 @@ def test_no_clamp_swallows_a_nan(entry, planted):
     # The interpreter's do not, so that tests without a GPU see nothing. A softmax's maximum may:
     # the exponentials have the NaN again.
     allowed = {"max"} if entry == "categorical_td_loss._forward" else set()
-    assert set(planted[entry]["plain"]) <= allowed
+    versions = [set(row["plain"]) for row in planted if row["kernel"] == entry]
+    assert versions and all(plain <= allowed for plain in versions)
