@@ -1,8 +1,9 @@
 """A network's weights in one flat tensor, its optimizer, and the precision of its matmuls."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -132,10 +133,18 @@ def cpu_multiplies_bf16() -> bool:
 @contextmanager
 def float32_matmuls(precision: Precision) -> Iterator[None]:
     """Sets what a GPU computes a float32 matmul within in: tf32 where asked for, else float32."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    tf32 = precision == "tf32"
+    set_to: Callable[[str], None]
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the caller has used torch's newer setting, and torch allows no mixing
+        matmul = torch.backends.cuda.matmul
+        set_to, before = partial(setattr, matmul, "fp32_precision"), matmul.fp32_precision
+        within = "tf32" if tf32 else "ieee"
+    else:
+        set_to, within = torch.set_float32_matmul_precision, "high" if tf32 else "highest"
+    set_to(within)
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        set_to(before)
