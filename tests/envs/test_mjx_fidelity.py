@@ -32,7 +32,7 @@ FREE_RUN = {  # domain: (qpos median, qpos worst, observation median)
     "humanoid": (1e-4, 1e-2, 1e-2),
     "humanoid_CMU": (1e-4, 1e-2, 1e-2),
     "lqr": (1e-6, 2e-6, 5e-6),
-    "manipulator": (1e-5, 1e-2, 1e-3),
+    "manipulator": (1e-4, 1e-2, 1e-2),
     "pendulum": (1e-6, 2e-6, 5e-6),
     "point_mass": (1e-6, 2e-6, 5e-6),
     "quadruped": (1e-3, 1e-1, 10.0),
