@@ -41,13 +41,17 @@ class FlatWeights:
         if self.working is not self.master:
             self.working.copy_(self.master)
 
-    def load(self, weights: torch.Tensor) -> None:
-        """Takes over weights (P,).
+    def state_dict(self) -> torch.Tensor:
+        """The weights (P,), a copy."""
+        return self.master.clone()
+
+    def load_state_dict(self, state: torch.Tensor) -> None:
+        """Restores what state_dict returned.
 
         Raises:
             ValueError: of a network of another shape.
         """
-        _copy_same_shape(self.master, weights)
+        _copy_same_shape(self.master, state)
         self.publish()
 
 

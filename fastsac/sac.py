@@ -7,17 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastsac import losses
 from fastsac.config import SACConfig
 from fastsac.flat import Adam, FlatWeights, float32_matmuls, working_dtype
 from fastsac.graphs import GraphedCall
 from fastsac.kernels import soft_td_target, tanh_gaussian, tanh_gaussian_gradient
-from fastsac.losses import (
-    critic_loss,
-    critic_loss_gradient,
-    policy_loss,
-    policy_loss_gradient,
-    temperature_loss,
-)
 from fastsac.networks import Actor, Critics, Tape
 from fastsac.normalizer import RunningNorm
 from fastsac.replay import Batch, ReplayBuffer
@@ -94,6 +88,7 @@ class SAC:
         )
         self.alpha_optimizer = Adam(self.log_alpha, self.learning_rate) if learned else None
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "policy"))
+        self._clamps = config.log_std_min, config.log_std_max
         self._updates = 0
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
@@ -138,8 +133,9 @@ class SAC:
         key = ("act", len(obs), deterministic)
         if key not in self._graphed:
             held = torch.empty(obs.shape, device=self.device)
-            call = self._graph(partial(self._act, held, deterministic), self.generator)
-            self._graphed[key], self._held_obs[key] = call, held
+            act = partial(self._act, held, deterministic)
+            self._graphed[key] = GraphedCall(act, self.device, [self.generator])
+            self._held_obs[key] = held
         self._held_obs[key].copy_(obs)
         return self._graphed[key]().clone()  # the graph's own output is overwritten next time
 
@@ -167,8 +163,7 @@ class SAC:
     def learn(self, replay: ReplayBuffer, batch_size: int, num_updates: int = 1) -> Metrics:
         """Does num_updates updates on batches drawn from the replay.
 
-        On a GPU they are captured once as a CUDA graph, of up to 64 of them, and replayed from then
-        on.
+        On a GPU up to 64 of them are captured once as a CUDA graph and replayed from then on.
 
         Args:
             replay: on the agent's device.
@@ -195,8 +190,11 @@ class SAC:
             count = min(num_updates, most)
             arguments = (replay, batch_size, count, self._updates % delay)
             if arguments not in self._graphed:
-                block = partial(self._learn, *arguments)
-                self._graphed[arguments] = self._graph(block, self.generator, replay.generator)
+                block, generators = (
+                    partial(self._learn, *arguments),
+                    [self.generator, replay.generator],
+                )
+                self._graphed[arguments] = GraphedCall(block, self.device, generators)
             metrics |= self._graphed[arguments]()
             self._updates += count
             num_updates -= count
@@ -209,9 +207,7 @@ class SAC:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the learner needs to go on, as tensors, numbers and dicts of them."""
-        state: dict[str, Any] = {k: v.master.clone() for k, v in self._weights().items()}
-        state |= {k: v.state_dict() for k, v in self._stateful().items()}
-        return state | {
+        return {name: part.state_dict() for name, part in self._parts().items()} | {
             "scalars": {name: value.clone() for name, value in self._scalars().items()},
             "updates": self._updates,
             "generator": self.generator.get_state(),
@@ -228,9 +224,7 @@ class SAC:
         """
         if different := state.keys() ^ self.state_dict().keys():
             raise ValueError(f"the state of another configuration: {', '.join(sorted(different))}")
-        for name, weights in self._weights().items():
-            weights.load(state[name])
-        for name, part in self._stateful().items():
+        for name, part in self._parts().items():
             part.load_state_dict(state[name])
         for name, value in self._scalars().items():
             value.copy_(state["scalars"][name])
@@ -238,28 +232,21 @@ class SAC:
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"])
 
-    def _weights(self) -> dict[str, FlatWeights]:
-        return {
-            "actor": self._actor_weights,
-            "critics": self._critic_weights,
-            "target_critics": self._target_weights,
-        }
-
     def _scalars(self) -> dict[str, torch.Tensor]:
         names = ("log_alpha", "learning_rate", "tau", "discount", "target_entropy")
         return {name: getattr(self, name) for name in names}
 
-    def _stateful(self) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Any]:
         parts = {
+            "actor": self._actor_weights,
+            "critics": self._critic_weights,
+            "target_critics": self._target_weights,
             "actor_optimizer": self.actor_optimizer,
             "critic_optimizer": self.critic_optimizer,
             "alpha_optimizer": self.alpha_optimizer,
             "normalizer": self.normalizer,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-    def _graph(self, function: Any, *generators: torch.Generator) -> GraphedCall:
-        return GraphedCall(function, self.device, generators)
 
     def _act(self, obs: torch.Tensor, deterministic: bool) -> torch.Tensor:
         with float32_matmuls(self.config.precision):
@@ -312,7 +299,7 @@ class SAC:
     def _update_critics(self, batch: Batch, target: torch.Tensor, report: bool) -> Metrics:
         output, tape = self.critics.mlp.record(batch.obs, batch.action)
         q = output[..., 0]
-        by_q = critic_loss_gradient(q, target, batch.weight)
+        by_q = losses.critic_loss_gradient(q, target, batch.weight)
         weights = self._critic_weights
         tape.differentiate(by_q[..., None], weights.gradients)
         self.critic_optimizer.step(weights.gradient)
@@ -320,7 +307,7 @@ class SAC:
         self._target_weights.publish()
         if not report:
             return {}
-        return {"critic_loss": critic_loss(q, target, batch.weight), "q": q.mean()}
+        return {"critic_loss": losses.critic_loss(q, target, batch.weight), "q": q.mean()}
 
     def _update_actor(
         self, batch: Batch, sample: _Sample, tape: Tape, alpha: torch.Tensor, report: bool
@@ -328,7 +315,7 @@ class SAC:
         mean, log_std, noise, action, log_prob = sample
         output, critics_tape = self.critics.mlp.record(batch.obs, action)
         q = output[..., 0]
-        by_log_prob, by_q = policy_loss_gradient(q, alpha, batch.weight)
+        by_log_prob, by_q = losses.policy_loss_gradient(q, alpha, batch.weight)
         by_action = critics_tape.input_gradient(by_q[..., None], part=1)
         by_head = tanh_gaussian_gradient(
             mean, log_std, noise, by_action, by_log_prob, *self._clamps
@@ -339,7 +326,7 @@ class SAC:
         weights.publish()
         if not report:
             return {}
-        loss = policy_loss(log_prob, q, alpha, batch.weight)
+        loss = losses.policy_loss(log_prob, q, alpha, batch.weight)
         return {"actor_loss": loss, "entropy": -log_prob.mean()}
 
     def _update_temperature(
@@ -347,14 +334,10 @@ class SAC:
     ) -> Metrics:
         metrics = {}
         if self.alpha_optimizer is not None:
-            loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy, weight)
+            loss = losses.temperature_loss(self.log_alpha, log_prob, self.target_entropy, weight)
             self.alpha_optimizer.step(loss)  # its own derivative
             metrics["alpha_loss"] = loss
         return {**metrics, "alpha": self.alpha} if report else {}
-
-    @property
-    def _clamps(self) -> tuple[float, float]:
-        return self.config.log_std_min, self.config.log_std_max
 
     def _noise(self, like: torch.Tensor) -> torch.Tensor:
         noise = torch.empty_like(like, memory_format=torch.contiguous_format)
