@@ -21,7 +21,7 @@ STEPS = 10
 # Largest difference of a world's qpos (m, rad) and observation from C MuJoCo's in float64 within
 # ten control steps of a free run in float32, the median of four worlds and the worst. An impact
 # divides float32's 1e-7 by its time step, and touch, force and acceleration are forces.
-FREE_RUN = {  # domain: (qpos median, qpos worst, observation median)
+FREE_RUN = {  # domain, or task: (qpos median, qpos worst, observation median)
     "acrobot": (1e-6, 2e-6, 5e-6),
     "ball_in_cup": (1e-5, 1e-4, 1e-4),
     "cartpole": (1e-6, 2e-6, 5e-6),
@@ -40,6 +40,10 @@ FREE_RUN = {  # domain: (qpos median, qpos worst, observation median)
     "stacker": (1e-3, 1e-1, 1e-2),
     "swimmer": (1e-5, 1e-4, 1e-4),
     "walker": (1e-5, 1e-4, 1e-3),
+    # Measured 1.2e-3: the ball, which touches the floor from the start.
+    "quadruped_fetch": (5e-3, 1e-1, 10.0),
+    # Measured 1.2e-4: rounding grows along a chain of 15 links.
+    "swimmer_swimmer15": (5e-4, 1e-3, 5e-3),
 }
 
 
@@ -98,7 +102,7 @@ def test_a_free_run_in_float32(task, make):
     engine.close()
     errors = {"qpos": np.max(qpos, axis=0), "obs": np.max(obs, axis=0), "reward": np.max(reward)}
     print(task, {k: np.array2string(v, precision=1) for k, v in errors.items()})
-    median, worst, obs_median = FREE_RUN[suite.task.domain]
+    median, worst, obs_median = FREE_RUN.get(task) or FREE_RUN[suite.task.domain]
     assert np.median(errors["qpos"]) <= median and errors["qpos"].max() <= worst, errors
     assert np.median(errors["obs"]) <= obs_median, errors
     # A percent more of the actions is told apart: the tolerance is not a blank cheque.
