@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from fastsac.bench.harness import Case
-from fastsac.flat import Precision, float32_matmuls
+from fastsac.config import Precision
+from fastsac.flat import float32_matmuls
 
 SECONDS_PER_REPETITION = 0.1
 # A graph is launched in about 5 us; in that of a whole update a call costs less than that.

@@ -11,7 +11,8 @@ from fastsac import SAC, ReplayBuffer, SACConfig
 from fastsac.bench import device
 from fastsac.bench.harness import Case
 from fastsac.bench.plain_sac import PlainSAC, Sampled
-from fastsac.flat import Precision, cpu_multiplies_bf16
+from fastsac.config import Precision
+from fastsac.flat import cpu_multiplies_bf16
 
 # The paper's setting, with cheetah's sizes.
 OBS_DIM, ACTION_DIM = 17, 6

@@ -8,6 +8,7 @@ import tyro
 
 from fastsac.errors import ConfigError
 
+Precision = Literal["float32", "tf32", "bf16"]
 # Evaluations draw other initial states than training does.
 EVAL_SEED = 10_000
 
@@ -45,7 +46,7 @@ class SACConfig:
     """Standardise observations by their running mean and variance."""
     policy_delay: int = 1
     """Critic updates per update of actor and temperature (TD3, arXiv 1802.09477)."""
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    precision: Precision = "float32"
     """Of the networks' matmuls and what they return; the rest, weights included, is float32."""
 
     def __post_init__(self) -> None:

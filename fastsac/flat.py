@@ -4,14 +4,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
 
+from fastsac.config import Precision
 from fastsac.kernels import AdamState, adam_polyak_
-
-Precision = Literal["float32", "tf32", "bf16"]
 
 
 class FlatWeights:
@@ -33,7 +31,8 @@ class FlatWeights:
         self.master = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
         self.gradient = torch.zeros_like(self.master)
         self.working = self.master if working_dtype is None else self.master.to(working_dtype)
-        share(module, self.working)
+        for p, view in zip(module.parameters(), _views(self.working, module), strict=True):
+            p.data = view
         self.gradients = _views(self.gradient, module)
 
     def publish(self) -> None:
@@ -53,12 +52,6 @@ class FlatWeights:
         """
         _copy_same_shape(self.master, state)
         self.publish()
-
-
-def share(module: nn.Module, flat: torch.Tensor) -> None:
-    """Makes a module's parameters views of flat (P,), in the module's order."""
-    for p, view in zip(list(module.parameters()), _views(flat, module), strict=True):
-        p.data = view
 
 
 def _views(flat: torch.Tensor, module: nn.Module) -> list[torch.Tensor]:

@@ -174,7 +174,6 @@ class Critics(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        self.num_critics = num_critics
         sizes = (obs_dim + action_dim, *hidden_sizes, 1)
         self.mlp = EnsembleMLP(num_critics, sizes, generator)
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 
 from fastsac.kernels.compiler import cdiv, jit, require, runs_on, tl
+from fastsac.kernels.polyak import moved
 
 _BLOCK = 1024
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's own, which every SAC uses
@@ -86,9 +87,7 @@ def _forward(
     if HAS_TARGET:
         share = tl.load(tau)
         old = tl.load(target + at, mask, other=0.0)
-        near_old = old + share * (p - old)
-        near_new = p - (1.0 - share) * (p - old)
-        tl.store(target + at, tl.where(share < 0.5, near_old, near_new), mask)
+        tl.store(target + at, moved(old, p, share), mask)
 
 
 def fused(

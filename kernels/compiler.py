@@ -24,20 +24,17 @@ def runs_on(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and tensor.dtype == torch.float32 and triton is not None
 
 
-def require(
-    name: str, tensor: torch.Tensor, shape: tuple[int, ...], like: torch.Tensor
-) -> torch.Tensor:
-    """Returns the tensor if it has this shape, and the dtype and device of ``like``.
+def require(name: str, tensor: torch.Tensor, shape: tuple[int, ...], like: torch.Tensor) -> None:
+    """Refuses a tensor of another shape, or of another dtype or device than ``like``.
 
     Raises:
-        ValueError: it has not.
+        ValueError: with what was wanted and what was got.
     """
     if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
         raise ValueError(
             f"{name} must be {tuple(shape)} {like.dtype} on {like.device}, "
             f"got {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
         )
-    return tensor
 
 
 def cdiv(a: int, b: int) -> int:

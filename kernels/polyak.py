@@ -16,6 +16,12 @@ _BLOCK = 1024
 
 
 @jit
+def moved(old, new, share):
+    """Returns old moved towards new by the share; also what adam_polyak does to its target."""
+    return tl.where(share < 0.5, old + share * (new - old), new - (1.0 - share) * (new - old))
+
+
+@jit
 def _forward(
     target,  # in and out (P,)
     source,  # (P,)
@@ -28,9 +34,7 @@ def _forward(
     share = tl.load(tau)
     old = tl.load(target + at, mask)
     new = tl.load(source + at, mask)
-    near_old = old + share * (new - old)
-    near_new = new - (1.0 - share) * (new - old)
-    tl.store(target + at, tl.where(share < 0.5, near_old, near_new), mask)
+    tl.store(target + at, moved(old, new, share), mask)
 
 
 def fused(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tensor) -> None:
