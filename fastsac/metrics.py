@@ -11,6 +11,7 @@ COLUMNS = (
     "step",
     "updates",
     "seconds",
+    "cpu_seconds",  # of the process, all its threads: what a busy machine changes least
     "steps_per_second",
     "updates_per_second",
     "train_return",
@@ -53,7 +54,8 @@ class MetricsWriter:
 
     def write(self, row: dict[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty."""
-        row = {"seconds": round(self.seconds(), 2), **row}
+        used = {"seconds": self.seconds(), "cpu_seconds": time.process_time()}
+        row = {name: round(value, 2) for name, value in used.items()} | row
         try:
             self._csv.writerow(row)
             self._file.flush()
