@@ -229,7 +229,7 @@ def _categorical_td_loss(batch: int) -> _Operation:
 
 
 def _replay_gather(batch: int, capacity: int) -> _Operation:
-    width = 2 * _OBS_DIM + _ACTION_DIM + 3
+    width = 2 * _OBS_DIM + _ACTION_DIM + 4
 
     def arguments() -> tuple[Any, ...]:
         rows, mean, var = _normal(capacity, width), _normal(_OBS_DIM), _normal(_OBS_DIM).square()

@@ -24,10 +24,21 @@ class SACConfig:
 
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers, of the actor and of each critic."""
+    layer_norm: bool = False
+    """Layer normalisation before each hidden ReLU, in actor and critics (arXiv 1607.06450)."""
     num_critics: int = 2
-    """Q networks in the ensemble; the target takes their minimum."""
+    """Q networks in the ensemble."""
+    critic_reduction: Literal["min", "mean"] = "min"
+    """What targets and policy take of the critics: clipped double Q's minimum, or the mean."""
+    num_atoms: int | None = None
+    """Atoms of a critic's distribution of returns (C51, arXiv 1707.06887); None is a plain Q."""
+    value_range: tuple[float, float] | None = None
+    """From the least atom to the greatest; None is 1 / (1 - gamma) for rewards up to 1, and a tenth
+    on either side for the entropy's part."""
     learning_rate: float = 3e-4
     """Adam's step size for actor, critics and temperature."""
+    weight_decay: float = 0.0
+    """Of actor and critics, decoupled from the gradient (AdamW, arXiv 1711.05101)."""
     gamma: float = 0.99
     """Discount per control step."""
     tau: float = 0.005
@@ -36,8 +47,11 @@ class SACConfig:
     """Fixed temperature alpha (SAC v1); None learns it (SAC v2)."""
     initial_temperature: float = 1.0
     """Where a learned temperature starts."""
-    target_entropy: float | None = None
-    """Entropy target of a learned temperature, in nats; None is -|A|."""
+    target_entropy_per_dim: float = -1.0
+    """Entropy target of a learned temperature, in nats per action dimension; the paper's is -1."""
+    initial_std: float | None = None
+    """The new policy's standard deviation before its tanh, its mean being 0; None leaves both to
+    the networks' random weights."""
     log_std_min: float = -20.0
     """Lower clamp of the policy's log standard deviation."""
     log_std_max: float = 2.0
@@ -60,26 +74,50 @@ class SACConfig:
         )
         _require(0 <= self.gamma < 1, f"--gamma must be in [0, 1), got {self.gamma}")
         _require(0 < self.tau <= 1, f"--tau must be in (0, 1], got {self.tau}")
-        for flag in ("learning_rate", "initial_temperature"):
+        for flag in ("learning_rate", "initial_temperature", "initial_std"):
             value = getattr(self, flag)
             name = flag.replace("_", "-")
-            _require(0 < value < math.inf, f"--{name} must be positive and finite, got {value}")
+            _require(
+                value is None or 0 < value < math.inf,
+                f"--{name} must be positive and finite, got {value}",
+            )
+        _require(
+            0 <= self.weight_decay < math.inf,
+            f"--weight-decay must be non-negative and finite, got {self.weight_decay}",
+        )
+        _require(
+            self.num_atoms is None or self.num_atoms >= 2,
+            f"--num-atoms must be at least 2, got {self.num_atoms}",
+        )
+        _require(
+            self.value_range is None or self.num_atoms is not None,
+            "--value-range is of the atoms of --num-atoms, which is not given",
+        )
+        _require(
+            self.value_range is None
+            or -math.inf < self.value_range[0] < self.value_range[1] < math.inf,
+            f"--value-range must be a lower number and a higher one, got {self.value_range}",
+        )
         _require(
             self.temperature is None or 0 <= self.temperature < math.inf,
             f"--temperature must be non-negative, got {self.temperature}",
         )
         _require(
-            self.temperature is None or self.target_entropy is None,
-            "--target-entropy contradicts --temperature: a fixed temperature has no entropy target",
-        )
-        _require(
-            self.target_entropy is None or math.isfinite(self.target_entropy),
-            f"--target-entropy must be finite, got {self.target_entropy}",
+            math.isfinite(self.target_entropy_per_dim),
+            f"--target-entropy-per-dim must be finite, got {self.target_entropy_per_dim}",
         )
         _require(
             -math.inf < self.log_std_min < self.log_std_max < math.inf,
             f"--log-std-min {self.log_std_min} must lie below --log-std-max {self.log_std_max}",
         )
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest atom."""
+        if self.value_range is not None:
+            return self.value_range
+        longest = 1 / (1 - self.gamma)  # the return of a reward of 1 for ever
+        return -0.1 * longest, 1.1 * longest
 
 
 _LEAST = {
@@ -88,6 +126,7 @@ _LEAST = {
     "total_steps": 1,
     "learning_starts": 0,
     "batch_size": 1,
+    "n_step": 1,
     "replay_capacity": 1,
     "eval_every": 1,
     "eval_episodes": 1,
@@ -120,6 +159,8 @@ class TrainConfig:
     """Environment steps with uniformly random actions before the first update."""
     batch_size: int = 256
     """Transitions per gradient update."""
+    n_step: int = 1
+    """Rewards that a transition sums before it bootstraps, fewer where its episode ends."""
     updates_per_step: int | None = None
     """Gradient updates per vector step; None is num_envs, one per environment step."""
     replay_capacity: int = 1_000_000

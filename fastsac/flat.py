@@ -68,6 +68,7 @@ class Adam:
         learning_rate: 0-d tensor on the device, read at each step.
         target: (P,) Polyak average of the parameter, or None.
         tau: 0-d tensor on the device, read at each step.
+        weight_decay: decoupled, of a step's share learning_rate.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class Adam:
         learning_rate: torch.Tensor,
         target: torch.Tensor | None = None,
         tau: torch.Tensor | None = None,
+        weight_decay: float = 0.0,
     ):
         self._parameter, self._rate, self._target, self._tau = parameter, learning_rate, target, tau
+        self._weight_decay = weight_decay
         self._state = AdamState.of(parameter)
 
     def step(self, gradient: torch.Tensor) -> None:
@@ -87,6 +90,7 @@ class Adam:
             gradient,
             self._state,
             self._rate,
+            self._weight_decay,
             target=self._target,
             tau=self._tau,
             zero_gradient=False,

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from fastsac.config import SACConfig
+from fastsac.kernels import Atoms
+
 
 class EnsembleLinear(nn.Module):
     """The weights of num_members affine maps, uniform in +-1/sqrt(in_features) like torch's."""
@@ -26,10 +29,24 @@ class EnsembleMLP(nn.Module):
     """num_members ReLU networks of the same shape, each layer one batched matmul.
 
     The weights may have another dtype than inputs and outputs, which is that of the matmuls.
+
+    Args:
+        num_members: E.
+        sizes: of the input, each hidden layer and the output.
+        generator: of the initial weights.
+        layer_norm: standardise each hidden layer's sums over its units before the ReLU (arXiv
+            1607.06450, without gain and bias: the next layer and this one's bias have their part).
     """
 
-    def __init__(self, num_members: int, sizes: Sequence[int], generator: torch.Generator):
+    def __init__(
+        self,
+        num_members: int,
+        sizes: Sequence[int],
+        generator: torch.Generator,
+        layer_norm: bool = False,
+    ):
         super().__init__()
+        self.layer_norm = layer_norm
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.layers = nn.ModuleList(EnsembleLinear(num_members, i, o, generator) for i, o in pairs)
         # Module.parameters() takes 20 us to find them.
@@ -37,12 +54,55 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         """Maps the parts (B, .) of one input to (E, B, out) of their dtype, differentiably."""
-        return _record(parts, self._parameters_in_order)[0]
+        return self._record(parts)[0]
 
     @torch.no_grad()
     def record(self, *parts: torch.Tensor) -> tuple[torch.Tensor, "Tape"]:
         """Maps the parts (B, .) of one input to (E, B, out), and returns what gradients need."""
-        return _record(parts, self._parameters_in_order)
+        return self._record(parts)
+
+    def _record(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, "Tape"]:
+        weights, biases = self._parameters_in_order[::2], self._parameters_in_order[1::2]
+        x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
+        x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
+        inputs: list[torch.Tensor] = []
+        norms: list[_Norm] = []
+        for weight, bias in zip(weights, biases, strict=True):
+            if inputs:
+                if self.layer_norm:
+                    x, norm = _Norm.of(x)
+                    norms.append(norm)
+                x.relu_()
+            inputs.append(x)
+            x = _affine(x, weight, bias)
+        tape = Tape(inputs, norms, weights, [part.shape[1] for part in parts])
+        return x.to(parts[0].dtype), tape
+
+
+class _Norm(NamedTuple):
+    """A layer normalisation: what it was of (E, B, H), the mean (E, B, 1) and 1 / deviation."""
+
+    sums: torch.Tensor
+    mean: torch.Tensor
+    rstd: torch.Tensor
+
+    @classmethod
+    def of(cls, sums: torch.Tensor) -> tuple[torch.Tensor, "_Norm"]:
+        """Standardises sums (E, B, H) over H."""
+        shape = sums.shape[-1:]
+        result, mean, rstd = torch.native_layer_norm(sums, shape, None, None, _NORM_EPSILON)
+        return result, cls(sums, mean, rstd)
+
+    def differentiate(self, by_result: torch.Tensor) -> torch.Tensor:
+        """Returns the gradient of the sums."""
+        return _norm_backward(
+            by_result, self.sums, self.sums.shape[-1:], self.mean, self.rstd, None, None,
+            [True, False, False],
+        )[0]  # fmt: skip
+
+
+_NORM_EPSILON = 1e-5
+_norm_backward = torch.ops.aten.native_layer_norm_backward
 
 
 class Tape(NamedTuple):
@@ -50,17 +110,20 @@ class Tape(NamedTuple):
 
     Attributes:
         inputs: of each layer (E, B, in).
+        norms: of each hidden layer, or none.
         weights: of each layer (E, in, out).
         widths: of the parts of the first input.
     """
 
     inputs: list[torch.Tensor]
+    norms: Sequence[_Norm]
     weights: Sequence[torch.Tensor]
     widths: list[int]
 
     def rows_from(self, first: int) -> "Tape":
         """Returns the tape of the batch's rows number first and up."""
-        return self._replace(inputs=[x[:, first:] for x in self.inputs])
+        norms = [_Norm(*(x[:, first:] for x in norm)) for norm in self.norms]
+        return self._replace(inputs=[x[:, first:] for x in self.inputs], norms=norms)
 
     @torch.no_grad()
     def differentiate(
@@ -84,6 +147,8 @@ class Tape(NamedTuple):
                 gradient = _product(gradient, self.weights[i].mT)
                 # ReLU's derivative, in place: 0 where its output was.
                 _mask(gradient, self.inputs[i], 0, grad_input=gradient)
+                if self.norms:
+                    gradient = self.norms[i - 1].differentiate(gradient)
         return gradient
 
     @torch.no_grad()
@@ -95,22 +160,6 @@ class Tape(NamedTuple):
 
 
 _mask = torch.ops.aten.threshold_backward.grad_input
-
-
-def _record(
-    parts: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, Tape]:
-    weights, biases = parameters[::2], parameters[1::2]
-    x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
-    x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
-    inputs: list[torch.Tensor] = []
-    for weight, bias in zip(weights, biases, strict=True):
-        if inputs:
-            x.relu_()
-        inputs.append(x)
-        x = _affine(x, weight, bias)
-    tape = Tape(inputs, weights, [part.shape[1] for part in parts])
-    return x.to(parts[0].dtype), tape
 
 
 # Batched products with one column or row take a CPU 140 to 210 us for two critics, 256 transitions
@@ -144,17 +193,25 @@ def _elementwise(x: torch.Tensor) -> bool:
 
 
 class Actor(nn.Module):
-    """Gaussian policy head: observation (B, obs_dim) -> mean and raw log std, each (B, A)."""
+    """Gaussian policy head: observation (B, obs_dim) -> mean and raw log std, each (B, A).
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        config: hidden_sizes, layer_norm and initial_std.
+        generator: of the initial weights.
+    """
 
     def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        hidden_sizes: Sequence[int],
-        generator: torch.Generator,
+        self, obs_dim: int, action_dim: int, config: SACConfig, generator: torch.Generator
     ):
         super().__init__()
-        self.mlp = EnsembleMLP(1, (obs_dim, *hidden_sizes, 2 * action_dim), generator)
+        sizes = (obs_dim, *config.hidden_sizes, 2 * action_dim)
+        self.mlp = EnsembleMLP(1, sizes, generator, config.layer_norm)
+        if config.initial_std is not None:  # of the action before its tanh, whatever is observed
+            head = self.mlp.layers[-1]
+            head.weight.data.zero_()
+            head.bias.data.zero_()[..., action_dim:] = math.log(config.initial_std)
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns mean and log_std; the clamp belongs to tanh_gaussian."""
@@ -163,20 +220,42 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    """An ensemble of Q networks: (B, obs_dim), (B, A) -> (E, B)."""
+    """An ensemble of Q networks: (B, obs_dim), (B, A) -> (E, B).
+
+    With atoms a network's outputs are the logits of a distribution over returns (C51, arXiv
+    1707.06887) and Q is its mean.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        config: num_critics, hidden_sizes, layer_norm, num_atoms and the returns' range.
+        generator: of the initial weights.
+
+    Attributes:
+        atoms: the support of the returns, or None where the outputs are Q itself.
+    """
 
     def __init__(
-        self,
-        num_critics: int,
-        obs_dim: int,
-        action_dim: int,
-        hidden_sizes: Sequence[int],
-        generator: torch.Generator,
+        self, obs_dim: int, action_dim: int, config: SACConfig, generator: torch.Generator
     ):
         super().__init__()
-        sizes = (obs_dim + action_dim, *hidden_sizes, 1)
-        self.mlp = EnsembleMLP(num_critics, sizes, generator)
+        self.atoms = Atoms(config.num_atoms, *config.support) if config.num_atoms else None
+        sizes = (obs_dim + action_dim, *config.hidden_sizes, config.num_atoms or 1)
+        self.mlp = EnsembleMLP(config.num_critics, sizes, generator, config.layer_norm)
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Returns every member's Q value (E, B)."""
-        return self.mlp(obs, action)[..., 0]
+        return self.values(self.mlp(obs, action))
+
+    def values(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns Q (E, B) of the networks' output (E, B, N), N the number of atoms or 1."""
+        if self.atoms is None:
+            return output[..., 0]
+        return torch.softmax(output, dim=-1) @ self.atoms.values(output)
+
+    def by_output(self, output: torch.Tensor, by_value: torch.Tensor) -> torch.Tensor:
+        """Returns the gradient of the output (E, B, N) from that of Q (E, B)."""
+        if self.atoms is None:
+            return by_value[..., None]
+        p, z = torch.softmax(output, dim=-1), self.atoms.values(output)
+        return p * (z - (p @ z)[..., None]) * by_value[..., None]

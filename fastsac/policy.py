@@ -55,7 +55,12 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     try:
         sac = json.loads(state["config"])["sac"]
         # Whatever the learner multiplied in, its weights are float32.
-        exact = {"hidden_sizes": tuple(sac["hidden_sizes"]), "precision": "float32"}
+        value_range = sac["value_range"] and tuple(sac["value_range"])
+        exact = {
+            "hidden_sizes": tuple(sac["hidden_sizes"]),
+            "value_range": value_range,
+            "precision": "float32",
+        }
         config = SACConfig(**sac | exact)
         agent = SAC(state["obs_dim"], state["action_dim"], config, device)
         agent.load_state_dict(state["agent"])

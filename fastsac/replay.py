@@ -14,7 +14,8 @@ from fastsac.seeding import stream_seed
 class Batch(NamedTuple):
     """B transitions; obs and next_obs (B, obs_dim), action (B, A), the rest (B,), all float32.
 
-    ``terminated`` and ``weight`` are 0 or 1; a transition of weight 0 teaches nothing.
+    ``terminated`` and ``weight`` are 0 or 1; a transition of weight 0 teaches nothing. ``reward``
+    sums those of ``steps`` control steps, discounted, and next_obs is what they led to.
     """
 
     obs: torch.Tensor
@@ -23,6 +24,7 @@ class Batch(NamedTuple):
     terminated: torch.Tensor
     next_obs: torch.Tensor
     weight: torch.Tensor
+    steps: torch.Tensor
 
 
 class ReplayBuffer:
@@ -54,9 +56,8 @@ class ReplayBuffer:
             raise ConfigError("capacity, obs_dim and action_dim of a replay must be positive")
         self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim
         self.device = torch.device(device)
-        # In this order: obs, action, reward, terminated, next_obs, weight.
-        self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1)
-        require_memory(capacity * sum(self._widths) * 4, self.device, capacity)
+        self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1, 1)  # of Batch's fields
+        require_memory(capacity * row_bytes(obs_dim, action_dim), self.device, capacity)
         self.rows = torch.zeros(capacity, sum(self._widths), device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.size = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -75,6 +76,7 @@ class ReplayBuffer:
         terminated: torch.Tensor,
         next_obs: torch.Tensor,
         weight: torch.Tensor | None = None,
+        steps: torch.Tensor | None = None,
     ) -> None:
         """Appends N transitions, overwriting the oldest.
 
@@ -85,19 +87,16 @@ class ReplayBuffer:
             terminated: (N,) bool or float; truncation is not termination.
             next_obs: (N, obs_dim), the observation the step led to, before any reset.
             weight: (N,) bool or float, 0 for invalid transitions; None is all ones.
+            steps: (N,) control steps that the reward sums; None is all ones.
 
         Raises:
             ValueError: wrong shapes, or more rows than the capacity.
         """
-        weight = torch.ones_like(reward) if weight is None else weight
-        columns = [
-            obs,
-            action,
-            reward[..., None],
-            terminated[..., None],
-            next_obs,
-            weight[..., None],
-        ]
+        weight, steps = (torch.ones_like(reward) if x is None else x for x in (weight, steps))
+        reward, terminated, weight, steps = (
+            x[..., None] for x in (reward, terminated, weight, steps)
+        )
+        columns = [obs, action, reward, terminated, next_obs, weight, steps]
         count = obs.shape[0]
         for name, column, width in zip(Batch._fields, columns, self._widths, strict=True):
             if tuple(column.shape) != (count, width):
@@ -137,6 +136,11 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """The sampling's state (the rows are not part of it)."""
         return {"generator": self.generator.get_state(), "added": self._added}
+
+
+def row_bytes(obs_dim: int, action_dim: int) -> int:
+    """Returns the bytes of a transition."""
+    return 4 * (2 * obs_dim + action_dim + 4)
 
 
 def require_memory(needed: int, device: torch.device, capacity: int) -> None:

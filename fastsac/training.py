@@ -15,6 +15,7 @@ from fastsac.episodes import EpisodeReturns
 from fastsac.errors import CheckpointError
 from fastsac.evaluation import Evaluation, evaluate
 from fastsac.metrics import MetricsWriter
+from fastsac.n_step import NStepReturns
 from fastsac.policy import Policy, load_policy
 from fastsac.replay import ReplayBuffer
 from fastsac.sac import SAC
@@ -65,23 +66,28 @@ def _train_loop(config: TrainConfig, run: "_Run") -> None:
     env, agent, replay = run.env, run.agent, run.replay
     obs, info = env.reset(seed=config.seed, options={"spread_clocks": True})
     episodes = EpisodeReturns(info["clocks"])
+    returns = NStepReturns(config.n_step, config.sac.gamma)
     while run.steps < config.total_steps:
         agent.observe(obs)
         if run.steps < config.learning_starts:
             action = run.random_action()
         else:
             action = agent.act(obs)
-        next_obs, reward, terminated, truncated, info = env.step(action)
-        valid = ~info["invalid"]
-        replay.add(obs, action, reward, terminated, info["final_obs"], weight=valid)
-        episodes.add(reward, terminated | truncated, valid)
-        run.invalid += info["invalid"].sum()
-        run.steps += config.num_envs
-        obs = next_obs
-        if run.steps >= config.learning_starts:
+        env.send(action)
+        if run.steps >= config.learning_starts and len(replay):  # while the physics runs
             updates = config.updates_per_vector_step
             run.losses |= agent.learn(replay, config.batch_size, updates)
             run.updates += updates
+        next_obs, reward, terminated, truncated, info = env.recv()
+        valid = ~info["invalid"]
+        ends = terminated | truncated
+        batch = returns.add(obs, action, reward, terminated, ends, info["final_obs"], valid)
+        if batch is not None:
+            replay.add(*batch)
+        episodes.add(reward, ends, valid)
+        run.invalid += info["invalid"].sum()
+        run.steps += config.num_envs
+        obs = next_obs
         run.after_step(episodes)
 
 

@@ -1,7 +1,12 @@
 """Fused operations of the learner; each picks its implementation by the tensors' device."""
 
 from fastsac.kernels.adam_polyak import AdamState, adam_polyak_
-from fastsac.kernels.categorical_td_loss import Atoms, Transitions, categorical_td_loss
+from fastsac.kernels.categorical_td_loss import (
+    Atoms,
+    Transitions,
+    categorical_td_gradient,
+    categorical_td_loss,
+)
 from fastsac.kernels.polyak import polyak_
 from fastsac.kernels.replay_gather import replay_gather
 from fastsac.kernels.soft_td_target import soft_td_target
@@ -12,6 +17,7 @@ __all__ = [
     "Atoms",
     "Transitions",
     "adam_polyak_",
+    "categorical_td_gradient",
     "categorical_td_loss",
     "polyak_",
     "replay_gather",

@@ -221,15 +221,17 @@ class _CategoricalTdLoss(torch.autograd.Function):
         return _launch_backward(logits, saved, loss_grad), None, None, None, None
 
 
-def fused(
-    logits: torch.Tensor,
-    next_logits: torch.Tensor,
-    transitions: Transitions,
-    atoms: Atoms,
-    reduction: Reduction,
-) -> torch.Tensor:
+def fused(logits: torch.Tensor, *others: Any) -> torch.Tensor:
     """The kernels, on a GPU or in Triton's interpreter."""
-    return _CategoricalTdLoss.apply(logits, next_logits, transitions, atoms, reduction)
+    return _CategoricalTdLoss.apply(logits, *others)
+
+
+def fused_gradient(
+    loss_grad: torch.Tensor, logits: torch.Tensor, *others: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernels one after the other: the loss and the gradient of the logits."""
+    loss, *saved = _launch_forward(logits.contiguous(), *others)
+    return loss, _launch_backward(logits.contiguous(), saved, loss_grad)
 
 
 def reference(
@@ -243,6 +245,15 @@ def reference(
     with torch.no_grad():
         target = _projected(next_logits, transitions, atoms, reduction)
     return -(target * F.log_softmax(logits, dim=-1)).sum(-1)
+
+
+def reference_gradient(
+    loss_grad: torch.Tensor, logits: torch.Tensor, *others: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and the gradient of the logits by the formulas."""
+    target = _projected(*others)
+    log_p = F.log_softmax(logits, dim=-1)
+    return -(target * log_p).sum(-1), log_p.exp().sub_(target).mul_(loss_grad[..., None])
 
 
 def _projected(
@@ -287,6 +298,46 @@ def categorical_td_loss(
         ValueError: shapes, dtypes or devices that do not fit, no such reduction, or an empty
             support.
     """
+    _check(logits, next_logits, transitions, atoms, reduction)
+    implementation = fused if runs_on(logits) else reference
+    return implementation(logits, next_logits, transitions, atoms, reduction)
+
+
+@torch.no_grad()
+def categorical_td_gradient(
+    loss_grad: torch.Tensor,
+    logits: torch.Tensor,
+    next_logits: torch.Tensor,
+    transitions: Transitions,
+    atoms: Atoms,
+    reduction: Reduction = "min",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns ``categorical_td_loss`` (E, B) and the gradient of its logits, without autograd.
+
+    Args:
+        loss_grad: (E, B), the gradient of the loss.
+        logits: (E, B, N), as there, and so are the others.
+        next_logits: (E, B, N).
+        transitions: (B,) each.
+        atoms: the support.
+        reduction: over the critics.
+
+    Raises:
+        ValueError: as there, or loss_grad does not fit.
+    """
+    _check(logits, next_logits, transitions, atoms, reduction)
+    require("loss_grad", loss_grad, logits.shape[:2], logits)
+    implementation = fused_gradient if runs_on(logits) else reference_gradient
+    return implementation(loss_grad, logits, next_logits, transitions, atoms, reduction)
+
+
+def _check(
+    logits: torch.Tensor,
+    next_logits: torch.Tensor,
+    transitions: Transitions,
+    atoms: Atoms,
+    reduction: Reduction,
+) -> None:
     if reduction not in ("min", "mean"):
         raise ValueError(f"reduction must be 'min' or 'mean', got {reduction!r}")
     if atoms.num < 2 or not atoms.v_min < atoms.v_max:
@@ -297,5 +348,3 @@ def categorical_td_loss(
     for name, tensor in transitions._asdict().items():
         scalar = name == "alpha" or (name == "discount" and tensor.dim() == 0)
         require(name, tensor, () if scalar else logits.shape[1:2], logits)
-    implementation = fused if runs_on(logits) else reference
-    return implementation(logits, next_logits, transitions, atoms, reduction)

@@ -3,9 +3,9 @@
     obs_b      = (rows[index_b, obs] - mean) / sqrt(var + epsilon)        next_obs likewise
     action_b   = rows[index_b, action]                                    reward, flags likewise
 
-A row holds obs (O), action (A), reward, terminated, next_obs (O) and weight, one after another
-(fastsac.replay.Batch). Shapes: rows (C, 2 O + A + 3), index (B,) int64; mean and var (O,). No
-gradient. float32, or float64 by the reference.
+A row holds obs (O), action (A), reward, terminated, next_obs (O), weight and steps, one after
+another (fastsac.replay.Batch). Shapes: rows (C, 2 O + A + 4), index (B,) int64; mean and var
+(O,). No gradient. float32, or float64 by the reference.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _copy(
 
 @jit
 def _forward(
-    rows,  # (C, 2 O + A + 3)
+    rows,  # (C, 2 O + A + 4)
     index,  # (B,) int64
     mean,  # (O,), or anything without NORMALIZE
     var,  # (O,), likewise
@@ -50,6 +50,7 @@ def _forward(
     terminated,  # out (B,)
     next_obs,  # out (B, O)
     weight,  # out (B,)
+    steps,  # out (B,)
     batch,
     obs_dim,
     action_dim,
@@ -61,7 +62,7 @@ def _forward(
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < batch
-    source = tl.load(index + row, inside, other=0) * (2 * obs_dim + action_dim + 3)
+    source = tl.load(index + row, inside, other=0) * (2 * obs_dim + action_dim + 4)
     _copy(rows, 0, obs, mean, var, source, row, batch, obs_dim, NORMALIZE, OBS_COLUMNS, EPSILON)
     first = obs_dim
     _copy(
@@ -76,7 +77,9 @@ def _forward(
         rows, first, next_obs, mean, var, source, row, batch, obs_dim, NORMALIZE, OBS_COLUMNS,
         EPSILON,
     )  # fmt: skip
-    tl.store(weight + row, tl.load(rows + source + first + obs_dim, inside), inside)
+    first += obs_dim
+    tl.store(weight + row, tl.load(rows + source + first, inside), inside)
+    tl.store(steps + row, tl.load(rows + source + first + 1, inside), inside)
 
 
 def fused(
@@ -87,8 +90,9 @@ def fused(
     var: torch.Tensor | None,
 ) -> Parts:
     """The kernel, on a GPU or in Triton's interpreter."""
-    batch, obs_dim = len(index), (rows.shape[1] - action_dim - 3) // 2
-    shapes = [(batch, obs_dim), (batch, action_dim), (batch,), (batch,), (batch, obs_dim), (batch,)]
+    batch, obs_dim = len(index), (rows.shape[1] - action_dim - 4) // 2
+    of_obs, scalar = (batch, obs_dim), (batch,)
+    shapes = [of_obs, (batch, action_dim), scalar, scalar, of_obs, scalar, scalar]
     parts = tuple(rows.new_empty(shape) for shape in shapes)
     columns = min(next_power_of_2(obs_dim), _MAX_COLUMNS)
     tile_rows = _TILE // columns
@@ -118,13 +122,16 @@ def reference(
     var: torch.Tensor | None,
 ) -> Parts:
     """The formula in torch."""
-    obs_dim = (rows.shape[1] - action_dim - 3) // 2
-    widths = [obs_dim, action_dim, 1, 1, obs_dim, 1]
-    obs, action, reward, terminated, next_obs, weight = rows.index_select(0, index).split(widths, 1)
+    obs_dim = (rows.shape[1] - action_dim - 4) // 2
+    widths = [obs_dim, action_dim, 1, 1, obs_dim, 1, 1]
+    parts = rows.index_select(0, index).split(widths, 1)
+    obs, action, reward, terminated, next_obs, weight, steps = parts
     if mean is not None and var is not None:
         scale = torch.rsqrt(var + EPSILON)
         obs, next_obs = (obs - mean) * scale, (next_obs - mean) * scale
-    return obs, action, reward[:, 0], terminated[:, 0], next_obs, weight[:, 0]
+    flat = (x[:, 0] for x in (reward, terminated, weight, steps))
+    reward, terminated, weight, steps = flat
+    return obs, action, reward, terminated, next_obs, weight, steps
 
 
 @torch.no_grad()
@@ -135,10 +142,10 @@ def replay_gather(
     mean: torch.Tensor | None = None,
     var: torch.Tensor | None = None,
 ) -> Parts:
-    """Returns obs (B, O), action (B, A), reward, terminated (B,), next_obs (B, O), weight (B,).
+    """Returns a row's parts: obs and next_obs (B, O), action (B, A), the others (B,).
 
     Args:
-        rows: (C, 2 O + A + 3) contiguous.
+        rows: (C, 2 O + A + 4) contiguous.
         index: (B,) int64, each in [0, C); on a GPU not checked.
         action_dim: A.
         mean: (O,) that observations are shifted by; None leaves them as they are.
@@ -147,10 +154,10 @@ def replay_gather(
     Raises:
         ValueError: shapes that do not fit, or rows that are not contiguous.
     """
-    obs_dim, odd = divmod(rows.shape[-1] - action_dim - 3, 2)
+    obs_dim, odd = divmod(rows.shape[-1] - action_dim - 4, 2)
     if rows.dim() != 2 or odd or obs_dim < 1 or not rows.is_contiguous():
         raise ValueError(
-            f"rows must be contiguous, (C, 2 O + {action_dim} + 3), got {tuple(rows.shape)}"
+            f"rows must be contiguous, (C, 2 O + {action_dim} + 4), got {tuple(rows.shape)}"
         )
     if index.dim() != 1 or index.dtype != torch.int64:
         raise ValueError(f"index must be (B,) int64, got {tuple(index.shape)} {index.dtype}")

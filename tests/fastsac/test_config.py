@@ -45,7 +45,14 @@ FLAGS = {
     "tau": ("0.1", 0.1),
     "temperature": ("0.2", 0.2),
     "initial_temperature": ("0.3", 0.3),
-    "target_entropy": ("-2.5", -2.5),
+    "target_entropy_per_dim": ("-2.5", -2.5),
+    "layer_norm": ("", True),
+    "critic_reduction": ("mean", "mean"),
+    "num_atoms": ("51", 51),
+    "value_range": ("-1 5", (-1.0, 5.0)),
+    "weight_decay": ("0.01", 0.01),
+    "initial_std": ("0.2", 0.2),
+    "n_step": ("3", 3),
     "log_std_min": ("-5", -5.0),
     "log_std_max": ("1", 1.0),
     "normalize_obs": ("", True),
@@ -74,9 +81,12 @@ BAD_SAC = [
     *[("learning_rate", x) for x in (0.0, -1e-3, math.inf, math.nan)],
     *[("gamma", x) for x in (1.0, -0.1, 99, math.nan)],
     *[("tau", x) for x in (0.0, 1.1, -0.005, math.nan)],
+    *[("num_atoms", x) for x in (0, 1, -5)],
+    *[("weight_decay", x) for x in (-0.1, math.inf, math.nan)],
+    *[("initial_std", x) for x in (0.0, -1.0, math.inf, math.nan)],
     *[("temperature", x) for x in (-0.1, math.inf, math.nan)],
     *[("initial_temperature", x) for x in (0.0, -1.0, math.inf, math.nan)],
-    *[("target_entropy", x) for x in (math.inf, -math.inf, math.nan)],
+    *[("target_entropy_per_dim", x) for x in (math.inf, -math.inf, math.nan)],
     *[("log_std_min", x) for x in (2.0, 3.0, -math.inf, math.nan)],
     *[("log_std_max", x) for x in (-20.0, -21.0, math.inf, math.nan)],
 ]
@@ -108,8 +118,7 @@ def test_the_runs_sentence_names_its_flag(field, value):
 @pytest.mark.parametrize(
     "make, flags",
     [
-        (lambda: SACConfig(temperature=0.2, target_entropy=-1.0), "temperature target-entropy"),
-        (lambda: SACConfig(temperature=0.0, target_entropy=-1.0), "temperature target-entropy"),
+        (lambda: SACConfig(value_range=(0.0, 1.0)), "value-range num-atoms"),
         (lambda: SACConfig(log_std_min=1.0, log_std_max=0.0), "log-std-min log-std-max"),
         (lambda: TrainConfig("x", num_envs=8, replay_capacity=7), "replay-capacity num-envs"),
         (lambda: TrainConfig("x", total_steps=5000), "learning-starts total-steps"),
@@ -137,7 +146,7 @@ def test_the_ends_of_the_ranges_are_accepted(make):
 def test_the_defaults_are_the_papers():
     sac, run = SACConfig(), TrainConfig("x")
     assert (sac.hidden_sizes, sac.num_critics, sac.learning_rate) == ((256, 256), 2, 3e-4)
-    assert (sac.gamma, sac.tau, sac.temperature, sac.target_entropy) == (0.99, 0.005, None, None)
+    assert (sac.gamma, sac.tau, sac.temperature, sac.target_entropy_per_dim) == (0.99, 0.005, None, -1)
     assert (run.batch_size, run.replay_capacity, run.num_envs) == (256, 1_000_000, 1)
     assert run.updates_per_vector_step == 1
     assert TrainConfig("x", num_envs=16).updates_per_vector_step == 16

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastsac import SACConfig
 from fastsac.networks import Actor, Critics, EnsembleMLP
 
 B = 7
@@ -100,7 +101,8 @@ def test_bf16_weights_take_and_return_the_inputs_dtype(close):
 
 def test_actor_and_critics_have_the_papers_shapes():
     g = torch.Generator().manual_seed(0)
-    actor, critics = Actor(5, 3, (8,), g), Critics(4, 5, 3, (8,), g)
+    config = SACConfig(hidden_sizes=(8,), num_critics=4)
+    actor, critics = Actor(5, 3, config, g), Critics(5, 3, config, g)
     obs, action = torch.randn(B, 5), torch.randn(B, 3)
     mean, log_std = actor(obs)
     assert mean.shape == log_std.shape == (B, 3)

@@ -28,7 +28,7 @@ class Paper:
         start = config.initial_temperature if config.temperature is None else config.temperature
         self.log_alpha = torch.tensor(math.log(start) if start else -math.inf).double()
         self.log_alpha.requires_grad_(config.temperature is None)
-        self.entropy_target = -ACT if config.target_entropy is None else config.target_entropy
+        self.entropy_target = config.target_entropy_per_dim * ACT
         self.moments: dict[int, tuple] = {}
         self.obs_statistics = (0.0, 1.0)
 
@@ -106,7 +106,7 @@ class Paper:
             next_action, next_log_prob = self.policy(next_policy, next_obs, next_noise)
             judges = self.critics if self.wrong == "no target critics" else self.targets
             soft_value = self.least(self.q(judges, next_obs, next_action)) - alpha * next_log_prob
-            target = reward + gamma * (1 - terminated) * soft_value
+            target = reward + gamma**batch.steps.double() * (1 - terminated) * soft_value
         before = [[tuple(x.detach().clone() for x in p) for p in c] for c in self.critics]
         values = self.q(self.critics, obs, action)
         critic_loss = sum((weight * (q - target) ** 2 / 2).sum() / size for q in values)
@@ -148,6 +148,7 @@ def make_batch(seed=0, size=B, dtype=torch.float64):
         terminated=share(0.3),
         next_obs=normal(size, OBS),
         weight=share(0.8) * torch.rand(size, generator=g, dtype=torch.float64).add(0.5),
+        steps=torch.randint(1, 4, (size,), generator=g).double(),
     )
     return Batch(*(x.to(dtype) for x in batch))
 
@@ -200,9 +201,9 @@ def compare(agent, paper, close, what=""):
 
 
 def compare_gradients(agent, critic_grads, actor_grads, close, kind):
-    for found, want in zip(agent._actor_weights.gradients, actor_grads or (), strict=False):
+    for found, want in zip(agent.actor_weights.gradients, actor_grads or (), strict=False):
         close(found[0].squeeze(0), want, kind, "actor")
-    found = agent._critic_weights.gradients
+    found = agent.critic_weights.gradients
     for at, want in enumerate(critic_grads):
         member, i = divmod(at, len(found))
         close(found[i][member].squeeze(0), want, kind, "critic")
@@ -214,7 +215,7 @@ CONFIGS = {
     "no entropy at all": {"temperature": 0.0},
     "one critic": {"num_critics": 1},
     "five critics": {"num_critics": 5},
-    "entropy target": {"target_entropy": 0.7, "initial_temperature": 0.1},
+    "entropy target": {"target_entropy_per_dim": 0.7 / ACT, "initial_temperature": 0.1},
     "clamps that bind": {"log_std_min": -0.05, "log_std_max": 0.05},
     "normalised observations": {"normalize_obs": True},
     "targets copy the critics": {"tau": 1.0},
@@ -332,10 +333,10 @@ def test_targets_move_by_polyak_only_and_from_the_updated_critics(build, close):
         close(agent.target_flat, before, "float64")
 
 
-@pytest.mark.parametrize("target, rises", [(100.0, True), (-100.0, False), (None, None)])
+@pytest.mark.parametrize("target, rises", [(33.0, True), (-33.0, False), (None, None)])
 def test_temperature_moves_towards_the_entropy_target(target, rises, build):
-    agent, _ = build(target_entropy=target)
-    assert agent.target_entropy == (-ACT if target is None else target)
+    agent, _ = build(**{"target_entropy_per_dim": target} if target else {})
+    assert agent.target_entropy == ACT * (-1 if target is None else target)
     metrics = agent.update(make_batch())
     if rises is None:  # a new policy's entropy is above -|A|
         assert metrics["entropy"] > -ACT

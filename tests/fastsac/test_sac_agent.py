@@ -27,6 +27,7 @@ def make_batch(seed, size=32, obs_dim=OBS, action_dim=ACT):
         terminated=(torch.rand(size, generator=g) < 0.2).float(),
         next_obs=torch.randn(size, obs_dim, generator=g),
         weight=torch.ones(size),
+        steps=torch.ones(size),
     )
 
 
@@ -229,7 +230,7 @@ def test_flat_tensors_are_the_modules_own_memory(name):
             assert torch.equal(own, flat)
             start, end = flat.data_ptr(), flat.data_ptr() + 4 * flat.numel()
             assert all(start <= p.data_ptr() < end for p in module.parameters())
-        for weights in (agent._actor_weights, agent._critic_weights):
+        for weights in (agent.actor_weights, agent.critic_weights):
             grads = torch.cat([g.reshape(-1) for g in weights.gradients])
             assert torch.equal(grads, weights.gradient) and grads.any()
         agent.load_state_dict(state)  # must not break the sharing
@@ -273,7 +274,7 @@ def test_it_learns_a_bandit(temperature):
     for _ in range(500):
         action = torch.rand(64, 1, generator=g) * 2 - 1
         reward = 1 - (action[:, 0] - 0.5) ** 2
-        metrics = agent.update(Batch(obs, action, reward, ones, obs, ones))
+        metrics = agent.update(Batch(obs, action, reward, ones, obs, ones, ones))
     learned = agent.act(obs[:1], deterministic=True).item()
     assert learned == pytest.approx(0.5, abs=0.1)
     with torch.no_grad():

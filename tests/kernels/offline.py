@@ -101,7 +101,7 @@ def calls():
         adam_polyak.fused(p, g, adam_polyak.AdamState.of(p), rate, 0.01, *extra, True)
 
     def gather(obs_dim, action_dim, *statistics):
-        rows, index = torch.randn(9, 2 * obs_dim + action_dim + 3), torch.arange(9)
+        rows, index = torch.randn(9, 2 * obs_dim + action_dim + 4), torch.arange(9)
         replay_gather.fused(rows, index, action_dim, *(statistics or (None, None)))
 
     def moved(batch):

@@ -24,7 +24,7 @@ def inputs(batch, obs_dim, action_dim, kind="float32", device="cpu"):
     """Rows, an index with the first row, the last and repetitions, mean and variance."""
     generator = torch.Generator().manual_seed(batch)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    rows = 2 * draw(CAPACITY, 2 * obs_dim + action_dim + 3) + 1
+    rows = 2 * draw(CAPACITY, 2 * obs_dim + action_dim + 4) + 1
     index = torch.randint(CAPACITY, (batch,), generator=generator)
     index[:1], index[-1:] = 0, CAPACITY - 1
     numbers = rows, draw(obs_dim), draw(obs_dim).square() + 0.1
@@ -35,7 +35,7 @@ def inputs(batch, obs_dim, action_dim, kind="float32", device="cpu"):
 def parts(rows, index, action_dim, mean=None, var=None):
     """The six parts in numpy float64."""
     chosen, a = rows.double().cpu().numpy()[index.cpu().numpy()], action_dim
-    o = (chosen.shape[1] - a - 3) // 2
+    o = (chosen.shape[1] - a - 4) // 2
     obs, next_obs = chosen[:, :o], chosen[:, o + a + 2 : 2 * o + a + 2]
     if mean is not None:
         mean, var = (x.double().cpu().numpy() for x in (mean, var))
@@ -47,6 +47,7 @@ def parts(rows, index, action_dim, mean=None, var=None):
         terminated=chosen[:, o + a + 1],
         next_obs=next_obs,
         weight=chosen[:, 2 * o + a + 2],
+        steps=chosen[:, 2 * o + a + 3],
     )
 
 
@@ -142,7 +143,7 @@ def test_the_tolerance_notices_one_percent(function, kind, device, close):
 
 def test_the_rows_are_those_of_the_replay_and_any_index_is_taken():
     replay = ReplayBuffer(8, 3, 2)
-    batch = Batch(*(torch.rand(*shape) for shape in ((8, 3), (8, 2), (8,), (8,), (8, 3), (8,))))
+    batch = Batch(*(torch.rand(*shape) for shape in ((8, 3), (8, 2), (8,), (8,), (8, 3), (8,), (8,))))
     replay.add(*batch)
     index = torch.tensor([7, 0, 0, 1, 3, 2])[::2]
     for got, want in zip(replay_gather(replay.rows, index, 2), batch, strict=True):
@@ -152,7 +153,7 @@ def test_the_rows_are_those_of_the_replay_and_any_index_is_taken():
 @pytest.mark.parametrize(
     "changes, part",
     [
-        ({"rows": torch.ones(4, 12)}, r"\(C, 2 O \+ 2 \+ 3\), got \(4, 12\)"),
+        ({"rows": torch.ones(4, 13)}, r"\(C, 2 O \+ 2 \+ 4\), got \(4, 13\)"),
         ({"rows": torch.ones(4, 5)}, r"got \(4, 5\)"),  # no observation
         ({"rows": torch.ones(11)}, r"got \(11,\)"),
         ({"rows": torch.ones(11, 4).t()}, "rows must be contiguous"),
