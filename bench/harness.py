@@ -143,8 +143,11 @@ def machine() -> dict[str, Any]:
 
 def main(args: list[str]) -> None:
     """Runs ``fastsac bench``."""
-    from fastsac.bench import envpool, envs, kernels, learner, sbx
+    from fastsac.bench import envpool, envs, kernels, learner, learning, sbx
 
+    if args[:1] == ["learning"]:  # trains, so it has flags of its own
+        learning.main(args[1:])
+        return
     levels = {
         "envs": envs.cases,
         "learner": learner.cases,
@@ -158,14 +161,16 @@ def main(args: list[str]) -> None:
         "levels",
         nargs="*",
         metavar="LEVEL",
-        help=f"of {', '.join(levels)} (by default {', '.join(usual)})",
+        help=f"of {', '.join(levels)} (by default {', '.join(usual)}); or learning, "
+        "alone: fastsac bench learning --help",
     )
     parser.add_argument("--only", metavar="LABEL", help="cases with this among their labels")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parsed = parser.parse_args(args)
     if unknown := set(parsed.levels) - set(levels):
-        raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {', '.join(levels)}")
+        known = f"{', '.join(levels)}, and learning alone"
+        raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")
     for level in parsed.levels or usual:
         cases = [c for c in levels[level]() if parsed.only in (None, *map(str, c.labels.values()))]
         if not cases:
