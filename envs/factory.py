@@ -63,9 +63,7 @@ def make(
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
     target = None if device is None else _checked_device(device)
-    if engine == "auto":
-        gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
-        engine = "mjx" if gpu and not entry.mjx_refusal else "native"
+    engine = engine_for(task, engine)
     if engine == "mjx" and jax.devices()[0].platform == "gpu" and not torch.cuda.is_available():
         raise EngineUnavailable("jax has a GPU here and torch has none; use --engine native")
     suite = load_suite(entry, randomize)
@@ -83,6 +81,18 @@ def make(
                 f"MJX cannot hold {entry.full_name}: {error}; use --engine native"
             ) from error
     return VectorEnv(built, num_envs, target or _checked_device(built.device), seed)
+
+
+def engine_for(task: str, engine: str) -> str:
+    """Returns the engine that "auto" stands for: mjx where jax and torch both see a GPU.
+
+    Raises:
+        UnknownTask: no such task.
+    """
+    if engine != "auto":
+        return engine
+    gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
+    return "mjx" if gpu and not find(task).mjx_refusal else "native"
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

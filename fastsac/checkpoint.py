@@ -10,7 +10,7 @@ import torch
 
 from fastsac.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 NAME = "checkpoint.pt"
 _REQUIRED = ("format", "task", "obs_dim", "action_dim", "config", "agent", "counters", "rng")
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ Soft Actor-Critic on the DeepMind Control Suite.
 commands:
   train TASK   train a policy, e.g. fastsac train cartpole_swingup --preset cpu
   eval RUN     returns of a trained policy in the real dm_control
+  video RUN    films a trained policy, e.g. fastsac video RUN -o walk.gif
   plot RUN...  learning curves as a picture
   tasks        the tasks, with their sizes and engines
   bench LEVEL  measure this machine: envs, learner, kernels; envpool or sbx beside ours
@@ -66,7 +68,7 @@ def _train(args: list[str]) -> None:
     import tyro
 
     from fastsac.config import TrainConfig
-    from fastsac.presets import preset_config
+    from fastsac.presets import preset_config, preset_for
 
     asks_help = "-h" in args or "--help" in args
     if not args or args[0].startswith("-"):
@@ -77,8 +79,10 @@ def _train(args: list[str]) -> None:
     if ".py" in task:  # a task's file, which `fastsac eval` shall find from anywhere
         task = os.path.abspath(task)
     first = _Parser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="seed")
-    preset = first.parse_known_args(flags)[0].preset
+    first.add_argument("--preset")
+    first.add_argument("--num-envs", type=int, default=1)
+    known = first.parse_known_args(flags)[0]
+    preset = known.preset or preset_for(known.num_envs)
     config, unknown = tyro.cli(
         TrainConfig,
         args=flags,
@@ -117,6 +121,40 @@ def _eval(args: list[str]) -> None:
     print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
     if result.diverged:
         print(f"{result.diverged} episodes ended early because the physics diverged")
+
+
+def _video(args: list[str]) -> None:
+    from fastsac.config import EVAL_SEED
+
+    parser = _Parser(
+        prog="fastsac video", description="Films a trained policy in the real dm_control."
+    )
+    parser.add_argument("run", help="run directory or checkpoint file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a .gif or .mp4")
+    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--camera", help="number or name in the model, -1 is free; default: first")
+    parser.add_argument("--size", type=_size, default=(320, 240), help="320x240")
+    parser.add_argument("--fps", type=float, default=25.0, help="about, since in real time; 25")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of each episode, or all")
+    parser.add_argument("--seed", type=int, default=EVAL_SEED, help="as of fastsac eval")
+    shot = vars(parser.parse_args(args))
+    run, output = shot.pop("run"), shot.pop("output")
+    from fastsac.video import Shot, record
+
+    film = record(run, output, Shot(**shot))
+    for i, value in enumerate(film.returns):
+        print(f"episode {i}: {value:.1f}")
+    if film.diverged:
+        print(f"{film.diverged} episodes ended early because the physics diverged")
+    seconds, kilobytes = film.frames * film.frame_seconds, output.stat().st_size / 1000
+    print(f"{output}: {seconds:.1f} s, {1 / film.frame_seconds:.3g} fps, {kilobytes:.0f} kB")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be like 320x240, got {text!r}")
+    return int(width), int(height)
 
 
 def _plot(args: list[str]) -> None:
@@ -160,6 +198,7 @@ class _Parser(argparse.ArgumentParser):
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "eval": _eval,
+    "video": _video,
     "plot": _plot,
     "tasks": _tasks,
     "bench": _bench,

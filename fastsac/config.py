@@ -33,8 +33,7 @@ class SACConfig:
     num_atoms: int | None = None
     """Atoms of a critic's distribution of returns (C51, arXiv 1707.06887); None is a plain Q."""
     value_range: tuple[float, float] | None = None
-    """From the least atom to the greatest; None is 1 / (1 - gamma) for rewards up to 1, and a tenth
-    on either side for the entropy's part."""
+    """Least and greatest atom; None is 0 to 1 / (1 - gamma) and a tenth more on either side."""
     learning_rate: float = 3e-4
     """Adam's step size for actor, critics and temperature."""
     weight_decay: float = 0.0
@@ -50,8 +49,7 @@ class SACConfig:
     target_entropy_per_dim: float = -1.0
     """Entropy target of a learned temperature, in nats per action dimension; the paper's is -1."""
     initial_std: float | None = None
-    """The new policy's standard deviation before its tanh, its mean being 0; None leaves both to
-    the networks' random weights."""
+    """The new policy's standard deviation before its tanh, with mean 0; None: random weights."""
     log_std_min: float = -20.0
     """Lower clamp of the policy's log standard deviation."""
     log_std_max: float = 2.0
@@ -103,6 +101,11 @@ class SACConfig:
             f"--temperature must be non-negative, got {self.temperature}",
         )
         _require(
+            self.temperature is None or self.target_entropy_per_dim == -1,
+            "--target-entropy-per-dim contradicts --temperature: a fixed temperature has no entropy "
+            "target",
+        )
+        _require(
             math.isfinite(self.target_entropy_per_dim),
             f"--target-entropy-per-dim must be finite, got {self.target_entropy_per_dim}",
         )
@@ -117,6 +120,7 @@ class SACConfig:
         if self.value_range is not None:
             return self.value_range
         longest = 1 / (1 - self.gamma)  # the return of a reward of 1 for ever
+        # The tenths are for the entropy's part.
         return -0.1 * longest, 1.1 * longest
 
 
@@ -141,8 +145,8 @@ class TrainConfig:
 
     task: Annotated[str, tyro.conf.Suppress]
     """Task name, of `fastsac tasks`, or the path of a Python file that registers one."""
-    preset: Literal["seed", "cpu"] = "seed"
-    """Where the defaults come from: seed is the paper's setting, cpu is small and quick."""
+    preset: Literal["seed", "cpu", "fast"] = "seed"
+    """Where the defaults come from; not named, it is cpu from 16 worlds on, fast from 1024 on."""
     seed: int = 0
     """Of everything random in the run."""
     num_envs: int = 1
@@ -169,14 +173,16 @@ class TrainConfig:
     """Environment steps between evaluations."""
     eval_episodes: int = 5
     """Episodes per evaluation during training."""
-    eval_backend: Literal["dm_control", "engine"] = "dm_control"
-    """What the evaluations during training step; the final one is always in dm_control."""
+    eval_backend: Literal["dm_control", "engine"] = "engine"
+    """What evaluations during training step: the native engine at once, or dm_control in turn."""
     final_eval_episodes: int = 10
     """Episodes of the final evaluation, in dm_control."""
     checkpoint_every: int = 50_000
     """Environment steps between checkpoints."""
     log_seconds: float = 5.0
     """Seconds between rows of metrics.csv; reading the losses waits for the device."""
+    profile: bool = False
+    """Write trace.json, some vector steps after learning began, for a browser's trace viewer."""
     run_dir: str | None = None
     """Where the run is written; None is runs/TASK-DATE-TIME."""
     sac: tyro.conf.OmitArgPrefixes[SACConfig] = SACConfig()

@@ -11,7 +11,7 @@ import torch
 from dm_control.rl.control import PhysicsError
 
 from fastsac import run_directory
-from fastsac.envs import make
+from fastsac.envs import VectorEnv, make
 from fastsac.envs.registry import find
 from fastsac.envs.suite import ENDLESS, action_range, load
 from fastsac.errors import CheckpointError, ConfigError
@@ -70,9 +70,39 @@ def evaluate(
         backend: "dm_control" steps dm_control's own environment, one episode after another;
             "engine" steps the native engine, all episodes at once.
     """
-    run = _in_dm_control if backend == "dm_control" else _in_engine
-    returns, diverged = run(policy, task, episodes, seed)
-    return Evaluation(backend, seed, tuple(returns), diverged)
+    if backend == "dm_control":
+        returns, diverged = _in_dm_control(policy, task, episodes, seed)
+        return Evaluation(backend, seed, tuple(returns), diverged)
+    env = make(task, num_envs=episodes, engine="native", device="cpu")
+    try:
+        return evaluate_in(env, policy, seed)
+    finally:
+        env.close()
+
+
+def evaluate_in(
+    env: VectorEnv, policy: Callable[[torch.Tensor], torch.Tensor], seed: int
+) -> Evaluation:
+    """Runs a policy for one episode in each world of an env on the CPU, which stays open.
+
+    Args:
+        env: its worlds are reset.
+        policy: observations (B, obs_dim) -> actions (B, A) in [-1, 1].
+        seed: of the initial states.
+    """
+    obs, _ = env.reset(seed=seed)
+    totals = torch.zeros(env.num_envs, dtype=torch.float64)
+    running = torch.ones(env.num_envs, dtype=torch.bool)
+    diverged = 0
+    endless = env.max_episode_steps == ENDLESS
+    for _ in range(ENDLESS_STEPS if endless else env.max_episode_steps):
+        if not running.any():
+            break
+        obs, reward, terminated, truncated, info = env.step(policy(obs))
+        totals += reward * running
+        diverged += int((info["invalid"] & running).sum())
+        running &= ~(terminated | truncated)
+    return Evaluation("engine", seed, tuple(totals.tolist()), diverged)
 
 
 def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluation:
@@ -126,23 +156,3 @@ def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[li
             total += float(step.reward)
         returns.append(total)
     return returns, diverged
-
-
-def _in_engine(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[float], int]:
-    env = make(task, num_envs=episodes, engine="native", seed=seed)
-    try:
-        obs, _ = env.reset()
-        totals = torch.zeros(episodes, dtype=torch.float64)
-        running = torch.ones(episodes, dtype=torch.bool)
-        diverged = 0
-        endless = env.max_episode_steps == ENDLESS
-        for _ in range(ENDLESS_STEPS if endless else env.max_episode_steps):
-            if not running.any():
-                break
-            obs, reward, terminated, truncated, info = env.step(policy(obs))
-            totals += reward * running
-            diverged += int((info["invalid"] & running).sum())
-            running &= ~(terminated | truncated)
-        return totals.tolist(), diverged
-    finally:
-        env.close()

@@ -48,14 +48,14 @@ class MetricsWriter:
         self._csv.writeheader()
         self._board = SummaryWriter(str(directory / "tensorboard"))
 
-    def seconds(self) -> float:
-        """Returns the seconds since the run began."""
-        return time.monotonic() - self._started
+    def times(self) -> dict[str, float]:
+        """Returns the seconds since the run began, and those of all its threads on the CPU."""
+        used = {"seconds": time.monotonic() - self._started, "cpu_seconds": time.process_time()}
+        return {name: round(value, 2) for name, value in used.items()}
 
     def write(self, row: dict[str, float]) -> None:
-        """Appends a row; columns that it lacks stay empty."""
-        used = {"seconds": self.seconds(), "cpu_seconds": time.process_time()}
-        row = {name: round(value, 2) for name, value in used.items()} | row
+        """Appends a row; columns that it lacks stay empty, the times are now's."""
+        row = self.times() | row
         try:
             self._csv.writerow(row)
             self._file.flush()

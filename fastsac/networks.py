@@ -122,7 +122,8 @@ class Tape(NamedTuple):
 
     def rows_from(self, first: int) -> "Tape":
         """Returns the tape of the batch's rows number first and up."""
-        norms = [_Norm(*(x[:, first:] for x in norm)) for norm in self.norms]
+        # layer_norm's backward pass reads mean and rstd as if they were contiguous.
+        norms = [_Norm(*(x[:, first:].contiguous() for x in norm)) for norm in self.norms]
         return self._replace(inputs=[x[:, first:] for x in self.inputs], norms=norms)
 
     @torch.no_grad()
@@ -209,9 +210,10 @@ class Actor(nn.Module):
         sizes = (obs_dim, *config.hidden_sizes, 2 * action_dim)
         self.mlp = EnsembleMLP(1, sizes, generator, config.layer_norm)
         if config.initial_std is not None:  # of the action before its tanh, whatever is observed
-            head = self.mlp.layers[-1]
-            head.weight.data.zero_()
-            head.bias.data.zero_()[..., action_dim:] = math.log(config.initial_std)
+            weight, bias = list(self.mlp.parameters())[-2:]
+            weight.data.zero_()
+            bias.data.zero_()
+            bias.data[..., action_dim:] = math.log(config.initial_std)
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns mean and log_std; the clamp belongs to tanh_gaussian."""

@@ -1,40 +1,68 @@
 """Named settings: defaults per preset, and what single tasks need otherwise."""
 
+import math
 from typing import Any
 
 from fastsac.config import SACConfig, TrainConfig
 from fastsac.errors import ConfigError
 
+# What SAC wants at a large scale, where an update costs far more than the steps it learns from.
+_INGREDIENTS: dict[str, Any] = {
+    "layer_norm": True,
+    "normalize_obs": True,
+    "critic_reduction": "mean",
+    "policy_delay": 2,
+    "initial_temperature": 0.01,
+    "initial_std": 0.4,
+    "log_std_min": -5.0,
+    "log_std_max": 0.0,
+}
+
 # "seed" is the paper's setting, TrainConfig's own defaults.
-# "cpu" is for two cores: half an update per environment step, since there an update costs far more
-# than a step of the native engine, and larger steps per update to make up for it. On
-# cartpole_swingup (seed 0) the paper's learning rate, tau and initial temperature gave 453 after
-# 30k updates, these 846 after 19k.
+# "cpu" is for two cores and the native engine.
+# "fast" is for a GPU; its sizes are FastSAC's (arXiv 2512.01996) and have not been measured here.
 PRESETS: dict[str, dict[str, Any]] = {
     "seed": {},
     "cpu": {
-        "num_envs": 16,
+        "num_envs": 64,
         "updates_per_step": 8,
+        "n_step": 3,
         "total_steps": 600_000,
+        "learning_starts": 6_400,
         "eval_every": 20_000,
-        "sac": SACConfig(learning_rate=1e-3, tau=0.01, initial_temperature=0.1),
+        "sac": SACConfig(learning_rate=6e-4, tau=0.02, num_atoms=51, **_INGREDIENTS),
+    },
+    "fast": {
+        "num_envs": 4096,
+        "updates_per_step": 8,
+        "batch_size": 8192,
+        "n_step": 3,
+        "total_steps": 30_000_000,
+        "learning_starts": 40_960,
+        "eval_every": 500_000,
+        "checkpoint_every": 5_000_000,
+        "sac": SACConfig(
+            hidden_sizes=(512, 512),
+            learning_rate=3e-4,
+            weight_decay=1e-3,
+            tau=0.125,
+            num_atoms=101,
+            precision="tf32",
+            **_INGREDIENTS,
+        ),
     },
 }
 
+# Where the worlds are so many, a user who names no preset means this one.
+_LEAST_WORLDS = ((1024, "fast"), (16, "cpu"), (-math.inf, "seed"))
+
 # Exceptions to a preset, by (preset, task).
-TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    # `make train` shows this one: 823 in 211 s on two cores. Half the batch costs little more than
-    # half the time per update, and targets that follow sooner learn sooner: with seed 0 the return
-    # stays around 800 from 24k updates on, with tau 0.01 it is 786 after 44k.
-    ("cpu", "cartpole_swingup"): {
-        "batch_size": 128,
-        "total_steps": 110_000,
-        "learning_starts": 2_000,
-        "eval_every": 10_000,
-        "checkpoint_every": 10_000,
-        "sac": SACConfig(learning_rate=1e-3, tau=0.02, initial_temperature=0.1),
-    },
-}
+TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def preset_for(num_envs: int) -> str:
+    """Returns the preset of a number of worlds, for a user who names none."""
+    return next(name for least, name in _LEAST_WORLDS if num_envs >= least)
 
 
 def preset_config(task: str, preset: str = "seed", **overrides: Any) -> TrainConfig:

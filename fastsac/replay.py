@@ -154,7 +154,7 @@ def require_memory(needed: int, device: torch.device, capacity: int) -> None:
     Raises:
         ConfigError: with the bytes asked and the bytes free.
     """
-    free = _free_bytes(device)
+    free = free_bytes(device)
     if needed > free:
         raise ConfigError(
             f"--replay-capacity {capacity} asks for {needed / 1e9:.2f} GB ({needed} bytes) on "
@@ -162,7 +162,8 @@ def require_memory(needed: int, device: torch.device, capacity: int) -> None:
         )
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Returns the bytes that may still be taken on a device, within a container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     lines = Path("/proc/meminfo").read_text().splitlines()

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from fastsac import checkpoint, run_directory
+from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED, TrainConfig
 from fastsac.envs import VectorEnv, make
 from fastsac.episodes import EpisodeReturns
 from fastsac.errors import CheckpointError
 from fastsac.evaluation import Evaluation, evaluate
+from fastsac.memory_plan import memory_plan, require_worlds
 from fastsac.metrics import MetricsWriter
 from fastsac.n_step import NStepReturns
 from fastsac.policy import Policy, load_policy
+from fastsac.profiling import Profiler
 from fastsac.replay import ReplayBuffer
 from fastsac.sac import SAC
 from fastsac.seeding import stream_seed
@@ -74,10 +77,8 @@ def _train_loop(config: TrainConfig, run: "_Run") -> None:
         else:
             action = agent.act(obs)
         env.send(action)
-        if run.steps >= config.learning_starts and len(replay):  # while the physics runs
-            updates = config.updates_per_vector_step
-            run.losses |= agent.learn(replay, config.batch_size, updates)
-            run.updates += updates
+        if run.steps >= config.learning_starts and len(replay):
+            run.learn()  # while the physics runs
         next_obs, reward, terminated, truncated, info = env.recv()
         valid = ~info["invalid"]
         ends = terminated | truncated
@@ -96,15 +97,20 @@ class _Run:
 
     def __init__(self, config: TrainConfig):
         self.config = config
+        require_worlds(config)
         self.env: VectorEnv = make(
             config.task, config.num_envs, config.engine, config.device, config.seed, config.solver
         )
         obs_dim, action_dim, device = self.env.obs_dim, self.env.action_dim, self.env.device
+        engine = self.env.engine
+        worlds = engine.reset_bytes if engine.device.type == device.type else 0
+        memory_plan(config, obs_dim, action_dim, worlds).require(config, device)
         self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
         self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed)
         self.steps = self.updates = 0
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)
         self.losses: dict[str, torch.Tensor] = {}
+        self.evaluator = BackgroundEvaluator(config.task, config.eval_episodes, config.eval_backend)
         self._random = torch.Generator(device).manual_seed(stream_seed(config.seed, "actions"))
         self._logged = (0, 0, time.monotonic())
         weights = sum(p.numel() * 4 for p in (self.agent.actor_flat, self.agent.critics_flat))
@@ -116,6 +122,7 @@ class _Run:
             shutil.rmtree(self.directory)
             raise
         self.metrics = MetricsWriter(self.directory, config.total_steps)
+        self._profiler = Profiler(self.directory) if config.profile else None
         self.metrics.say(
             f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
             f"learner on {device}, run in {self.directory}"
@@ -127,28 +134,40 @@ class _Run:
         uniform = torch.rand(shape, device=self.env.device, generator=self._random)
         return uniform * 2 - 1
 
+    def learn(self) -> None:
+        """Does a vector step's updates."""
+        updates = self.config.updates_per_vector_step
+        with torch.profiler.record_function("updates"):
+            self.losses |= self.agent.learn(self.replay, self.config.batch_size, updates)
+        self.updates += updates
+        if self._profiler and (sentence := self._profiler.step()):
+            self.metrics.say(sentence)
+            self._profiler = None
+
     def after_step(self, episodes: EpisodeReturns) -> None:
         """Logs, evaluates and saves when it is time to."""
         finished = self.steps >= self.config.total_steps
         if finished or time.monotonic() - self._logged[2] >= self.config.log_seconds:
             self._log(episodes)
+        self._report_evaluation(wait=False)
         if finished:  # finish() evaluates and saves
             return
         if self._due(self.config.eval_every):
-            config = self.config
-            policy = Policy(self.agent, config.task)
-            result = self._evaluate(policy, config.eval_episodes, config.eval_backend)
-            self.metrics.write(self._eval_row(result))
+            self._report_evaluation(wait=True)
+            self.evaluator.start(Policy.snapshot(self.agent, self.config.task), self._counters())
         if self._due(self.config.checkpoint_every):
             self._save()
 
     def finish(self) -> TrainResult:
         """Saves, evaluates in dm_control and reports."""
-        seconds = self.metrics.seconds()
+        counters = self._counters()
+        self._report_evaluation(wait=True)
         path = self._save(required=True)
         # Of the saved policy, so that `fastsac eval` finds the same return.
-        result = self._evaluate(load_policy(path), self.config.final_eval_episodes, "dm_control")
-        self.metrics.write(self._eval_row(result))
+        episodes = self.config.final_eval_episodes
+        result = evaluate(load_policy(path), self.config.task, episodes, EVAL_SEED)
+        self._write_evaluation(counters, result)
+        seconds = counters["seconds"]
         self.metrics.say(
             f"trained {self.steps:,} steps and {self.updates:,} updates in {seconds:.0f} s\n"
             f"return in dm_control over {len(result.returns)} episodes: "
@@ -163,6 +182,7 @@ class _Run:
 
     def close(self) -> None:
         """Closes files and threads."""
+        self.evaluator.close()
         self.metrics.close()
         self.env.close()
 
@@ -170,13 +190,16 @@ class _Run:
         """Whether the last vector step crossed a multiple of ``every``."""
         return self.steps // every > (self.steps - self.config.num_envs) // every
 
-    def _evaluate(self, policy: Policy, episodes: int, backend: str) -> Evaluation:
-        on_cpu = lambda obs: policy(obs).cpu()  # noqa: E731
-        return evaluate(on_cpu, self.config.task, episodes, EVAL_SEED, backend)
+    def _counters(self) -> dict[str, float]:
+        return {"step": self.steps, "updates": self.updates, **self.metrics.times()}
 
-    def _eval_row(self, result: Evaluation) -> dict[str, float]:
-        row = {"eval_return": result.mean, "eval_return_std": result.std}
-        return {"step": self.steps, "updates": self.updates} | row
+    def _report_evaluation(self, wait: bool) -> None:
+        """Writes the result of the evaluation under way, if there is one."""
+        if finished := self.evaluator.take(wait):
+            self._write_evaluation(*finished)
+
+    def _write_evaluation(self, counters: dict[str, float], result: Evaluation) -> None:
+        self.metrics.write(counters | {"eval_return": result.mean, "eval_return_std": result.std})
 
     def _log(self, episodes: EpisodeReturns) -> None:
         steps, updates, then = self._logged

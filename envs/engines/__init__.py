@@ -38,6 +38,10 @@ class Engine(Protocol):
     obs_dim: int
 
     @property
+    def reset_bytes(self) -> int:
+        """Of its device's memory that reset and step will take beyond what is taken, about."""
+
+    @property
     def warnings(self) -> Mapping[str, int]:
         """MuJoCo's warnings so far by kind."""
 

@@ -41,6 +41,10 @@ class _Worlds(NamedTuple):
     taken: jax.Array  # () int32, rows used so far
 
 
+# XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data.
+_COPIES_OF_A_WORLD = 8
+
+
 class MjxEngine:
     """Steps num_envs worlds with MJX on jax's default device.
 
@@ -83,6 +87,13 @@ class MjxEngine:
         self._set = jax.jit(self._set_worlds, donate_argnums=0)
         self._renew = jax.jit(_renew_rows, donate_argnums=0)
         self.obs_dim = suite.obs_dim
+
+    @property
+    def reset_bytes(self) -> int:
+        """Of the device's memory that reset and step will take, about."""
+        world = jax.eval_shape(self._blank)
+        size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(world))
+        return self._num_envs * size * _COPIES_OF_A_WORLD
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""

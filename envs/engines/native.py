@@ -41,6 +41,8 @@ _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 # cores; 0.85x where another program keeps one of them busy).
 _WORTH_A_THREAD_US = 75.0
 _CALIBRATION_STEPS = 30
+# Measured: 1024 worlds took 0.25 (cheetah) and 0.29 MB each (humanoid).
+WORLD_BYTES = 300_000
 
 _this_thread = threading.local()
 
@@ -56,6 +58,7 @@ class NativeEngine:
     """
 
     name = "native"
+    reset_bytes = 0  # Batch takes its memory at once
 
     def __init__(self, suite: Suite, num_envs: int, num_threads: int | None = None):
         self.suite = suite
@@ -98,7 +101,7 @@ class NativeEngine:
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
         self._control[:] = self.suite.control(action.numpy().astype(np.float64))
-        self._pending = self._worker.submit(self._step) if overlap else None
+        self._pending = self._worker.submit(self._step_beside) if overlap else None
 
     def recv(self) -> Step:
         """See Engine.recv."""
@@ -138,6 +141,10 @@ class NativeEngine:
         self._worker.shutdown(wait=True)
         if self._pool:
             self._pool.close()
+
+    def _step_beside(self) -> None:
+        with torch.profiler.record_function("physics"):  # 5 us; what --profile looks for
+            self._step()
 
     def _step(self) -> None:
         with _warnings_are_counted():

@@ -60,8 +60,8 @@ BAD = {
     "unknown level": (["bench", "cpus"], "unknown level 'cpus'; there are envs, learner, envpool"),
     "out of range": (["train", "walker_run", "--gamma", "1.5"], "--gamma must be in [0, 1)"),
     "contradiction": (
-        ["train", "walker_run", "--temperature", "0.2", "--target-entropy", "-3"],
-        "--target-entropy contradicts --temperature",
+        ["train", "walker_run", "--temperature", "0.2", "--target-entropy-per-dim", "-3"],
+        "--target-entropy-per-dim contradicts --temperature",
     ),
     "too small a replay": (
         ["train", "walker_run", "--num-envs", "64", "--replay-capacity", "10"],
@@ -69,7 +69,7 @@ BAD = {
     ),
     "too large a replay": (
         ["train", "walker_run", "--replay-capacity", "9999999999999"],
-        "bytes) are free",
+        "are free",
     ),
     "no cuda": (["train", "walker_run", "--device", "cuda"], "torch sees no CUDA device"),
     "no run": (["eval", "nowhere"], "there is no checkpoint nowhere"),
@@ -93,9 +93,11 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_pa
 
 def test_bad_types_exit_with_2(capsys):
     with pytest.raises(SystemExit) as error:
-        main(["train", "walker_run", "--num-envs", "many"])
+        main(["train", "walker_run", "--batch-size", "many"])
     assert error.value.code == 2
-    assert "--num-envs" in capsys.readouterr().err
+    assert "--batch-size" in capsys.readouterr().err
+    assert main(["train", "walker_run", "--num-envs", "many"]) == 2
+    assert "--num-envs: invalid int value: 'many'" in capsys.readouterr().err
 
 
 def test_a_run_directory_that_holds_another_run(run, capsys):

@@ -1,0 +1,110 @@
+"""What a run will take of its device's memory, known before it takes any."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from fastsac.config import SACConfig, TrainConfig
+from fastsac.envs.engines.native import WORLD_BYTES
+from fastsac.envs.factory import engine_for
+from fastsac.errors import ConfigError
+from fastsac.replay import free_bytes, row_bytes
+
+_FLOAT = 4
+# Master weights, gradient and Adam's two moments; a target has no moments.
+_TRAINED_COPIES, _TARGET_COPIES = 4, 2
+# A layer's sums, what the next layer is given and the gradient of either, none of them freed early.
+_COPIES_A_LAYER = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device.
+
+    Attributes:
+        replay: of --replay-capacity transitions.
+        worlds: of --num-envs worlds and what a step of them takes; 0 on another device.
+        updates: what a gradient step of --batch-size transitions holds.
+        networks: weights, gradients, moments and targets.
+    """
+
+    replay: int
+    worlds: int
+    updates: int
+    networks: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+    def require(self, config: TrainConfig, device: torch.device) -> None:
+        """Refuses what does not fit.
+
+        Raises:
+            ConfigError: with each part, its flag, and the bytes that are free.
+        """
+        free = free_bytes(device)
+        if self.total <= free:
+            return
+        parts = (
+            f"{self.replay / 1e9:.2f} GB for --replay-capacity {config.replay_capacity}, "
+            f"{self.worlds / 1e9:.2f} GB for --num-envs {config.num_envs}, "
+            f"{self.updates / 1e9:.2f} GB for --batch-size {config.batch_size}, "
+            f"{self.networks / 1e9:.2f} GB for the networks"
+        )
+        raise ConfigError(
+            f"the run needs {self.total / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB are "
+            f"free: {parts}"
+        )
+
+
+def require_worlds(config: TrainConfig) -> None:
+    """Refuses more worlds of the native engine than the machine's memory holds.
+
+    Raises:
+        ConfigError: with the bytes that they need and the bytes that are free.
+    """
+    free = free_bytes(torch.device("cpu"))
+    needed = config.num_envs * WORLD_BYTES
+    if needed > free and engine_for(config.task, config.engine) == "native":
+        raise ConfigError(
+            f"--num-envs {config.num_envs} needs about {needed / 1e9:.2f} GB for its worlds and "
+            f"{free / 1e9:.2f} GB are free; lower it"
+        )
+
+
+def memory_plan(config: TrainConfig, obs_dim: int, action_dim: int, worlds: int) -> MemoryPlan:
+    """Returns the plan of a run.
+
+    Args:
+        config: the run's.
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        worlds: bytes that the worlds will yet take on the learner's device.
+    """
+    sac = config.sac
+    actor = (obs_dim, *sac.hidden_sizes, 2 * action_dim)
+    critic = (obs_dim + action_dim, *sac.hidden_sizes, sac.num_atoms or 1)
+    actor_weights, critic_weights = _weights(actor), sac.num_critics * _weights(critic)
+    trained = _TRAINED_COPIES * _FLOAT + _working_bytes(sac)
+    target = _TARGET_COPIES * _FLOAT + _working_bytes(sac)
+    # The actor sees obs and next_obs; the critics obs twice, their targets next_obs.
+    floats_a_row = 2 * sum(actor) + 3 * sac.num_critics * sum(critic)
+    rows = config.batch_size * _FLOAT * _COPIES_A_LAYER * floats_a_row
+    acting = config.num_envs * _FLOAT * _COPIES_A_LAYER * sum(actor)
+    return MemoryPlan(
+        replay=config.replay_capacity * row_bytes(obs_dim, action_dim),
+        worlds=worlds,
+        updates=rows + acting,
+        networks=actor_weights * trained + critic_weights * (trained + target),
+    )
+
+
+def _weights(sizes: Sequence[int]) -> int:
+    return sum((i + 1) * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def _working_bytes(sac: SACConfig) -> int:
+    return 2 if sac.precision == "bf16" else 0

@@ -1,0 +1,81 @@
+"""Evaluation beside the training: the same figures as in line, errors and the end of a run."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from fastsac import SAC, SACConfig
+from fastsac.background import BackgroundEvaluator
+from fastsac.config import EVAL_SEED
+from fastsac.evaluation import evaluate
+from fastsac.policy import Policy
+
+TASK, OBS, ACT = "cartpole_balance", 5, 1
+
+
+def agent(seed=0):
+    config = SACConfig(hidden_sizes=(8,), normalize_obs=True, layer_norm=True)
+    return SAC(OBS, ACT, config, seed=seed)
+
+
+@pytest.fixture
+def evaluator():
+    made = BackgroundEvaluator(TASK, 2, "engine")
+    yield made
+    made.close()
+
+
+def test_a_snapshot_is_evaluated_as_in_line_again_and_again(evaluator):
+    for seed in (0, 1):
+        learner = agent(seed)
+        policy = Policy.snapshot(learner, TASK)
+        want = evaluate(policy, TASK, 2, EVAL_SEED, "engine")
+        evaluator.start(policy, {"step": seed})
+        learner.actor_flat.fill_(torch.nan)  # the snapshot is the evaluator's own
+        counters, result = evaluator.take(wait=True)
+        assert counters == {"step": seed} and result == want and result.mean > 0
+        assert evaluator.take(wait=True) is None
+
+
+def test_a_snapshot_acts_as_the_learner_did():
+    learner = agent()
+    learner.observe(3 + torch.randn(64, OBS))
+    obs = torch.randn(7, OBS)
+    want = learner.act(obs, deterministic=True)
+    policy = Policy.snapshot(learner, TASK)
+    learner.actor_flat.zero_()
+    learner.observe(100 * torch.ones(64, OBS))
+    assert torch.equal(policy(obs), want) and want.any()
+
+
+def test_the_trainer_does_not_wait_and_an_error_reaches_it(evaluator):
+    go = threading.Event()
+
+    def fails(obs):
+        go.wait(60)
+        raise ArithmeticError("in the background")
+
+    evaluator.start(fails, {})
+    assert evaluator.take(wait=False) is None
+    go.set()
+    with pytest.raises(ArithmeticError, match="in the background"):
+        evaluator.take(wait=True)
+
+
+def test_closing_ends_an_evaluation_under_way():
+    evaluator = BackgroundEvaluator(TASK, 1, "dm_control")
+    asked = threading.Event()
+
+    def slow(obs):
+        asked.set()
+        time.sleep(0.05)  # 1000 steps of it: 50 s
+        return torch.zeros(len(obs), ACT)
+
+    evaluator.start(slow, {})
+    assert asked.wait(60)
+    start = time.monotonic()
+    evaluator.close()
+    assert time.monotonic() - start < 20
+    assert not [t for t in threading.enumerate() if t.name.startswith("evaluation")]

@@ -1,0 +1,37 @@
+"""--profile: the overlap that it computes, and the trace of a real run."""
+
+import json
+
+import fastsac
+from fastsac.presets import preset_config
+from fastsac.profiling import overlaps
+
+
+def test_overlaps_by_hand():
+    assert overlaps([(0, 10), (20, 30)], [(5, 22), (28, 40)]) == [(5, 10), (20, 22), (28, 30)]
+    assert overlaps([(0, 1)], [(1, 2)]) == [] == overlaps([], [(0, 1)])
+
+
+def test_a_runs_trace_shows_physics_beside_updates(tmp_path, capsys):
+    config = preset_config(
+        "cheetah_run",
+        run_dir=str(tmp_path / "run"),
+        profile=True,
+        num_envs=64,
+        updates_per_step=1,
+        total_steps=64 * 50,
+        learning_starts=64,
+        eval_every=10**6,
+        final_eval_episodes=1,
+        sac=fastsac.SACConfig(hidden_sizes=(256, 256)),
+    )
+    fastsac.train(config)
+    said = capsys.readouterr().err
+    assert "traced 20 vector steps: updates " in said and "physics " in said
+    events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    spans = {name: [e for e in events if e.get("name") == name] for name in ("physics", "updates")}
+    assert all(len(found) == 20 for found in spans.values())
+    threads = [{e["tid"] for e in found} for found in spans.values()]
+    assert len(threads[0] | threads[1]) == 2  # each on a thread of its own
+    one = lambda name: sorted((e["ts"], e["ts"] + e["dur"]) for e in spans[name])  # noqa: E731
+    assert overlaps(one("physics"), one("updates"))
