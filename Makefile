@@ -7,6 +7,7 @@ UNINSTALLED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.types:$$PYTHONPATH
 # A file's tests share what they compile, so they stay on one process.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 TASK ?= cartpole_swingup
+SECONDS ?= 400
 ARGS ?=
 
 VENV := .venv
@@ -19,7 +20,7 @@ install = if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3,
 	  $(PIP_INSTALL) -r $(VENV)/pins.txt && \
 	  $(PIP_INSTALL) -c constraints.txt --no-deps dm_control -e .; fi
 
-.PHONY: train test test-all test-gpu bench-gpu lint types clean .types
+.PHONY: train test test-all test-gpu bench-gpu learn-gpu lint types clean .types
 .NOTPARALLEL:
 
 train: $(VENV)/.train
@@ -36,6 +37,10 @@ test-gpu: .types
 
 bench-gpu: .types
 	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench --json bench/results/gpu.jsonl
+
+learn-gpu: .types
+	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench learning $(TASK) --seeds 1 \
+	  --setting fast="--preset fast --max-seconds $(SECONDS)" $(ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

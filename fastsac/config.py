@@ -102,8 +102,8 @@ class SACConfig:
         )
         _require(
             self.temperature is None or self.target_entropy_per_dim == -1,
-            "--target-entropy-per-dim contradicts --temperature: a fixed temperature has no entropy "
-            "target",
+            "--target-entropy-per-dim contradicts --temperature: a fixed temperature has no "
+            "entropy target",
         )
         _require(
             math.isfinite(self.target_entropy_per_dim),
@@ -159,6 +159,8 @@ class TrainConfig:
     """Of the learner and its replay, cpu or cuda; None is the engine's."""
     total_steps: int = 1_000_000
     """Environment steps (control steps summed over worlds) to train for."""
+    max_seconds: float | None = None
+    """Wall-clock seconds after which training ends before its total steps."""
     learning_starts: int = 5_000
     """Environment steps with uniformly random actions before the first update."""
     batch_size: int = 256
@@ -197,6 +199,10 @@ class TrainConfig:
         _require(
             self.updates_per_step is None or self.updates_per_step >= 1,
             f"--updates-per-step must be at least 1, got {self.updates_per_step}",
+        )
+        _require(
+            self.max_seconds is None or 0 < self.max_seconds < math.inf,
+            f"--max-seconds must be positive and finite, got {self.max_seconds}",
         )
         _require(
             0 < self.log_seconds < math.inf,

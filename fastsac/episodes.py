@@ -26,9 +26,9 @@ class EpisodeReturns:
         self._running.masked_fill_(done, 0)
         self._whole |= done
 
-    def take_mean(self) -> float | None:
-        """Returns the mean since the last call, or None if no episode ended; waits for it."""
-        total, count = torch.stack([self._total, self._count]).tolist()
+    def take_mean(self) -> torch.Tensor:
+        """Returns the mean () since the last call, NaN where no episode ended; not waited for."""
+        mean = self._total / self._count
         self._total.zero_()
         self._count.zero_()
-        return total / count if count else None
+        return mean

@@ -35,11 +35,12 @@ class MetricsWriter:
     Args:
         directory: the run's.
         total_steps: for the estimate of the time that is left.
+        started: time.monotonic() when the run began.
     """
 
-    def __init__(self, directory: Path, total_steps: int):
+    def __init__(self, directory: Path, total_steps: int, started: float):
         self._total_steps = total_steps
-        self._started = time.monotonic()
+        self._started = started
         self._shown_at = -_PLAIN_SECONDS
         self._last_eval = "-"
         self._live = sys.stderr.isatty()

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import dataclasses
+import math
 import shutil
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ def _train_loop(config: TrainConfig, run: "_Run") -> None:
     obs, info = env.reset(seed=config.seed, options={"spread_clocks": True})
     episodes = EpisodeReturns(info["clocks"])
     returns = NStepReturns(config.n_step, config.sac.gamma)
-    while run.steps < config.total_steps:
+    while not run.finished():
         agent.observe(obs)
         if run.steps < config.learning_starts:
             action = run.random_action()
@@ -96,6 +97,7 @@ class _Run:
     """Everything around the loop: what it holds, and what it does now and then."""
 
     def __init__(self, config: TrainConfig):
+        started = time.monotonic()
         self.config = config
         require_worlds(config)
         self.env: VectorEnv = make(
@@ -121,12 +123,18 @@ class _Run:
         except CheckpointError:
             shutil.rmtree(self.directory)
             raise
-        self.metrics = MetricsWriter(self.directory, config.total_steps)
+        self.metrics = MetricsWriter(self.directory, config.total_steps, started)
         self._profiler = Profiler(self.directory) if config.profile else None
         self.metrics.say(
             f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
             f"learner on {device}, run in {self.directory}"
         )
+
+    def finished(self) -> bool:
+        """Whether the steps are done or the time is up."""
+        limit = self.config.max_seconds
+        out_of_time = limit is not None and self.metrics.times()["seconds"] >= limit
+        return out_of_time or self.steps >= self.config.total_steps
 
     def random_action(self) -> torch.Tensor:
         """Returns uniform actions (B, A) in [-1, 1)."""
@@ -146,7 +154,7 @@ class _Run:
 
     def after_step(self, episodes: EpisodeReturns) -> None:
         """Logs, evaluates and saves when it is time to."""
-        finished = self.steps >= self.config.total_steps
+        finished = self.finished()
         if finished or time.monotonic() - self._logged[2] >= self.config.log_seconds:
             self._log(episodes)
         self._report_evaluation(wait=False)
@@ -209,12 +217,14 @@ class _Run:
             "updates": self.updates,
             "steps_per_second": (self.steps - steps) / (now - then),
             "updates_per_second": (self.updates - updates) / (now - then),
-            "invalid_transitions": self.invalid.item(),
         }
-        train_return = episodes.take_mean()
-        if train_return is not None:
-            row["train_return"] = train_return
-        row |= {name: value.item() for name, value in self.losses.items()}
+        measured = {"train_return": episodes.take_mean(), "invalid_transitions": self.invalid}
+        measured |= self.losses
+        # All at once: the one time in log_seconds that the device is waited for.
+        values = torch.stack([x.double() for x in measured.values()]).tolist()
+        row |= dict(zip(measured, values, strict=True))
+        if math.isnan(row["train_return"]):  # no episode ended
+            del row["train_return"]
         self.metrics.write(row)
         self._logged = (self.steps, self.updates, now)
 

@@ -27,16 +27,18 @@ FLAGS = {
     "solver": ("fast", "fast"),
     "device": ("cpu", "cpu"),
     "total_steps": ("9000", 9000),
+    "max_seconds": ("1.5", 1.5),
     "learning_starts": ("17", 17),
     "batch_size": ("32", 32),
     "updates_per_step": ("5", 5),
     "replay_capacity": ("777", 777),
     "eval_every": ("123", 123),
     "eval_episodes": ("2", 2),
-    "eval_backend": ("engine", "engine"),
+    "eval_backend": ("dm_control", "dm_control"),
     "final_eval_episodes": ("3", 3),
     "checkpoint_every": ("456", 456),
     "log_seconds": ("0.5", 0.5),
+    "profile": ("", True),
     "run_dir": ("here", "here"),
     "hidden_sizes": ("64 32 16", (64, 32, 16)),
     "num_critics": ("4", 4),
@@ -59,6 +61,7 @@ FLAGS = {
     "policy_delay": ("2", 2),
     "precision": ("bf16", "bf16"),
 }
+NEEDS = {"value_range": ("num_atoms",)}  # what is refused without another flag
 
 
 def flag(field):
@@ -96,7 +99,11 @@ BAD_TRAIN = [
     *[(name, -1) for name in ("checkpoint_every", "learning_starts", "seed", "num_envs")],
     ("seed", 2**32),
     *[("updates_per_step", x) for x in (0, -1)],
-    *[("log_seconds", x) for x in (0.0, -1.0, math.inf, math.nan)],
+    *[
+        (name, x)
+        for name in ("log_seconds", "max_seconds")
+        for x in (0.0, -1.0, math.inf, math.nan)
+    ],
 ]
 
 
@@ -105,6 +112,18 @@ def test_the_algorithms_sentence_names_its_flag(field, value):
     with pytest.raises(ConfigError) as caught:
         SACConfig(**{field: value})
     assert flag(field) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1.0), (2.0, 1.0), (-math.inf, 1.0), (0.0, math.nan)])
+def test_the_atoms_range_must_be_one(ends):
+    with pytest.raises(ConfigError, match="^--value-range .*got [^\n]*$"):
+        SACConfig(num_atoms=11, value_range=ends)
+
+
+def test_the_atoms_cover_every_return_of_rewards_up_to_one():
+    # 1 / (1 - 0.9) = 10, and a tenth of it on either side.
+    assert SACConfig(num_atoms=11, gamma=0.9).support == pytest.approx((-1, 11))
+    assert SACConfig(num_atoms=11, gamma=0.9, value_range=(-3.0, 4.0)).support == (-3, 4)
 
 
 @pytest.mark.parametrize("field, value", BAD_TRAIN, ids=str)
@@ -120,6 +139,10 @@ def test_the_runs_sentence_names_its_flag(field, value):
     [
         (lambda: SACConfig(value_range=(0.0, 1.0)), "value-range num-atoms"),
         (lambda: SACConfig(log_std_min=1.0, log_std_max=0.0), "log-std-min log-std-max"),
+        (
+            lambda: SACConfig(temperature=0.1, target_entropy_per_dim=-2.0),
+            "temperature target-entropy-per-dim",
+        ),
         (lambda: TrainConfig("x", num_envs=8, replay_capacity=7), "replay-capacity num-envs"),
         (lambda: TrainConfig("x", total_steps=5000), "learning-starts total-steps"),
     ],
@@ -146,7 +169,12 @@ def test_the_ends_of_the_ranges_are_accepted(make):
 def test_the_defaults_are_the_papers():
     sac, run = SACConfig(), TrainConfig("x")
     assert (sac.hidden_sizes, sac.num_critics, sac.learning_rate) == ((256, 256), 2, 3e-4)
-    assert (sac.gamma, sac.tau, sac.temperature, sac.target_entropy_per_dim) == (0.99, 0.005, None, -1)
+    assert (sac.gamma, sac.tau, sac.temperature, sac.target_entropy_per_dim) == (
+        0.99,
+        0.005,
+        None,
+        -1,
+    )
     assert (run.batch_size, run.replay_capacity, run.num_envs) == (256, 1_000_000, 1)
     assert run.updates_per_vector_step == 1
     assert TrainConfig("x", num_envs=16).updates_per_vector_step == 16
@@ -197,15 +225,17 @@ def test_the_table_of_flags_covers_every_field():
 
 @pytest.mark.parametrize("field", FLAGS)
 def test_every_field_is_set_by_its_flag(field, monkeypatch):
-    text, value = FLAGS[field]
-    config = parsed(monkeypatch, flag(field), *text.split())
+    names = (field, *NEEDS.get(field, ()))
+    words = [word for name in names for word in (flag(name), *FLAGS[name][0].split())]
+    config = parsed(monkeypatch, *words)
     assert config.task == "cartpole_swingup"
     owner, default = (
         (config.sac, SACConfig()) if field in SAC_FIELDS else (config, TrainConfig(config.task))
     )
-    assert getattr(owner, field) == value != getattr(default, field)
+    defaults = {name: getattr(default, name) for name in names}
+    assert all(getattr(owner, name) == FLAGS[name][1] != defaults[name] for name in names)
     if field != "preset":  # nothing else moved
-        assert dataclasses.replace(owner, **{field: getattr(default, field)}) == default
+        assert dataclasses.replace(owner, **defaults) == default
 
 
 def test_flags_win_over_the_preset(monkeypatch):
@@ -220,7 +250,7 @@ def test_flags_win_over_the_preset(monkeypatch):
     "args, part",
     [
         (["--gamma", "2"], "--gamma"),
-        (["--temperature", "0.1", "--target-entropy", "1"], "--target-entropy"),
+        (["--temperature", "0.1", "--target-entropy-per-dim", "-2"], "--target-entropy-per-dim"),
         (["--num-envs", "0"], "--num-envs"),
         (["--no-such-flag", "1"], "--no-such-flag"),
         (["surplus"], "surplus"),
@@ -267,8 +297,8 @@ def test_presets_are_known_and_valid():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="--preset 'fast'.*seed, cpu"):
-        preset_config("x", "fast")
+    with pytest.raises(ConfigError, match="--preset 'huge'.*seed, cpu, fast"):
+        preset_config("x", "huge")
 
 
 def test_task_presets_name_real_presets_tasks_and_fields():

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsac.flat
-import fastsac.networks
 import fastsac.sac
 from fastsac import SAC, ReplayBuffer, SACConfig
+from fastsac.networks import EnsembleMLP
 
 OBS, ACT, B = 5, 3, 32
 SMALL = SACConfig(hidden_sizes=(16, 12), learning_rate=3e-3)
@@ -19,7 +19,11 @@ CONFIGS = {
     "v1": dataclasses.replace(SMALL, temperature=0.1, num_critics=3),
     "normalised": dataclasses.replace(SMALL, normalize_obs=True),
     "delayed": dataclasses.replace(SMALL, policy_delay=2),
-}
+    "distributions": dataclasses.replace(
+        SMALL, num_atoms=11, value_range=(-1.0, 9.0), layer_norm=True, critic_reduction="mean",
+        weight_decay=0.1, initial_std=0.3,
+    ),
+}  # fmt: skip
 
 
 def setup(config, device="cpu", seed=0):
@@ -30,7 +34,8 @@ def setup(config, device="cpu", seed=0):
     obs, next_obs = torch.randn(2, 500, OBS, generator=g)
     action = torch.rand(500, ACT, generator=g) * 2 - 1
     reward, ends = torch.rand(500, generator=g), torch.rand(500, generator=g) < 0.1
-    replay.add(*(x.to(device) for x in (obs, action, reward, ends, next_obs)))
+    columns = obs, action, reward, ends, next_obs, torch.ones(500), 1 + torch.arange(500) % 3
+    replay.add(*(x.to(device) for x in columns))
     agent.observe(2 * obs.to(device) + 1)
     return agent, replay
 
@@ -257,11 +262,9 @@ def test_a_gpu_multiplies_as_asked_and_the_callers_setting_is_kept(
     matmul, seen = torch.backends.cuda.matmul, []
     monkeypatch.setattr(fastsac.flat.warnings, "warn", lambda *_, **__: None)
     agent, replay = setup(dataclasses.replace(SMALL, precision=precision))
-    record = fastsac.networks._record
+    record = EnsembleMLP._record
     monkeypatch.setattr(
-        fastsac.networks,
-        "_record",
-        lambda *args: seen.append(matmul.fp32_precision) or record(*args),
+        EnsembleMLP, "_record", lambda *args: seen.append(matmul.fp32_precision) or record(*args)
     )
     kept = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if before == "tf32" else "highest")

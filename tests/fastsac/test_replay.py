@@ -14,7 +14,7 @@ from fastsac import ReplayBuffer
 from fastsac.errors import ConfigError
 
 OBS, ACT = 3, 2
-ROW_BYTES = 4 * (OBS + ACT + 1 + 1 + OBS + 1)
+ROW_BYTES = 4 * (OBS + ACT + 1 + 1 + OBS + 1 + 1)
 
 
 def rows(n):
@@ -27,6 +27,7 @@ def rows(n):
         "terminated": n % 3 == 0,
         "next_obs": 1000 + n[:, None] + columns,
         "weight": n % 5 != 0,
+        "steps": 1 + n % 7,
     }
 
 
@@ -74,16 +75,16 @@ def test_wrap_around_keeps_the_newest(capacity, count):
         assert content(replay) == set(range(max(0, end - capacity), end))
 
 
-def test_the_batch_is_float32_and_weights_default_to_one():
+def test_the_batch_is_float32_and_weights_and_steps_default_to_one():
     replay = ReplayBuffer(10, OBS, ACT)
-    fields = transitions(0, 4) | {"weight": None}
+    fields = transitions(0, 4) | {"weight": None, "steps": None}
     replay.add(**{k: v.double() if k == "obs" else v for k, v in fields.items()})
     batch = replay.sample(5)
     shapes = {"obs": (5, OBS), "action": (5, ACT), "next_obs": (5, OBS)}
     for name in batch._fields:
         value = getattr(batch, name)
         assert value.dtype == torch.float32 and value.shape == shapes.get(name, (5,)), name
-    assert torch.equal(batch.weight, torch.ones(5))
+    assert torch.equal(batch.weight, torch.ones(5)) and torch.equal(batch.steps, torch.ones(5))
 
 
 def test_stored_rows_are_copies():
@@ -163,6 +164,8 @@ def test_an_empty_buffer_is_not_sampled():
         ("next_obs", (1, OBS)),
         ("weight", (1,)),
         ("weight", (4, 4)),
+        ("steps", (4, 1)),
+        ("steps", (3,)),
     ],
 )
 def test_wrong_shapes_are_refused_and_nothing_is_stored(field, shape):
@@ -202,7 +205,7 @@ def test_a_buffer_beyond_the_memory_of_this_machine_is_refused():
 
 
 def test_the_last_byte_decides_and_a_refusal_allocates_nothing(monkeypatch):
-    monkeypatch.setattr(fastsac.replay, "_free_bytes", lambda device: 100 * ROW_BYTES)
+    monkeypatch.setattr(fastsac.replay, "free_bytes", lambda device: 100 * ROW_BYTES)
     assert len(ReplayBuffer(100, OBS, ACT)) == 0
 
     def allocated(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""SAC.update against the equations of arXiv 1812.05905, computed here from scratch in float64.
+"""SAC.update against the equations of arXiv 1812.05905, computed from scratch in paper.py.
 
 The agent runs in float64 too (torch's default dtype while it is built), so that "equal" means equal
 to 6 digits and more, through several updates.
@@ -10,131 +10,10 @@ import pytest
 import torch
 
 from fastsac import SAC, Batch, SACConfig
+from tests.fastsac.paper import Paper
 
 OBS, ACT, B = 5, 3, 37
 HIDDEN = (16, 12)
-
-
-class Paper:
-    """Algorithm 1, one network at a time; ``wrong`` plants one error in it."""
-
-    def __init__(self, agent: SAC, config: SACConfig, wrong: str = ""):
-        self.config, self.wrong = config, wrong
-        members = range(config.num_critics)
-        self.actor = self.copy(agent.actor.mlp, 0)
-        self.critics = [self.copy(agent.critics.mlp, i) for i in members]
-        self.targets = [self.copy(agent.target_critics.mlp, i) for i in members]
-        self.first_actor = self.copy(agent.actor.mlp, 0)
-        start = config.initial_temperature if config.temperature is None else config.temperature
-        self.log_alpha = torch.tensor(math.log(start) if start else -math.inf).double()
-        self.log_alpha.requires_grad_(config.temperature is None)
-        self.entropy_target = config.target_entropy_per_dim * ACT
-        self.moments: dict[int, tuple] = {}
-        self.obs_statistics = (0.0, 1.0)
-
-    @staticmethod
-    def copy(mlp, member):
-        pairs = [(layer.weight[member], layer.bias[member, 0]) for layer in mlp.layers]
-        return [tuple(x.detach().clone().double().requires_grad_() for x in pair) for pair in pairs]
-
-    def forward(self, layers, x):
-        for i, (weight, bias) in enumerate(layers):
-            x = x @ weight + bias
-            if i < len(layers) - 1:
-                x = torch.where(x > 0, x, 0.0)
-        return x
-
-    def policy(self, layers, obs, noise):
-        output = self.forward(layers, obs)
-        mean, log_std = output[:, :ACT], output[:, ACT:]
-        std = torch.exp(torch.clip(log_std, self.config.log_std_min, self.config.log_std_max))
-        u = mean + std * noise
-        action = torch.tanh(u)
-        normal = torch.exp(-(((u - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
-        return action, (torch.log(normal) - torch.log(1 - action**2)).sum(1)  # eq. 26
-
-    def q(self, critics, obs, action):
-        return [self.forward(layers, torch.cat([obs, action], 1))[:, 0] for layers in critics]
-
-    def least(self, values):
-        if self.wrong == "mean of the critics":
-            return sum(values) / len(values)
-        least = values[0]
-        for other in values[1:]:
-            least = torch.where(other < least, other, least)
-        return least
-
-    def adam(self, parameters, gradients):
-        for p, g in zip(parameters, gradients, strict=True):
-            m, v, t = self.moments.get(id(p), (0.0, 0.0, 0))
-            m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
-            self.moments[id(p)] = (m, v, t)
-            step = (m / (1 - 0.9**t)) / (torch.sqrt(v / (1 - 0.999**t)) + 1e-8)
-            p.data -= self.config.learning_rate * step
-
-    def polyak(self, tau):
-        for target_layers, layers in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target_layers, layers, strict=True):
-                for a, b in zip(old, new, strict=True):
-                    a.data = (1 - tau) * a.data + tau * b.data
-
-    def update(self, batch: Batch, next_noise, noise=None):
-        shift, scale = self.obs_statistics
-        obs, next_obs = ((x.double() - shift) / scale for x in (batch.obs, batch.next_obs))
-        if self.wrong == "normalised twice":
-            obs, next_obs = (obs - shift) / scale, (next_obs - shift) / scale
-        action, reward, terminated, weight = (
-            x.double() for x in (batch.action, batch.reward, batch.terminated, batch.weight)
-        )
-        size, gamma, tau = len(reward), self.config.gamma, self.config.tau
-        alpha = torch.exp(self.log_alpha.detach())
-        if self.wrong == "gamma":
-            gamma = 0.988
-        if self.wrong == "tau":
-            tau *= 1.01
-        if self.wrong == "truncation is termination":
-            terminated = torch.ones_like(terminated)
-        if self.wrong == "termination is truncation":
-            terminated = torch.zeros_like(terminated)
-        if self.wrong == "weights ignored":
-            weight = torch.ones_like(weight)
-
-        # Eq. 2, 3 and 5.
-        with torch.no_grad():
-            stale = self.wrong == "target policy"
-            next_policy = self.first_actor if stale else self.actor
-            next_action, next_log_prob = self.policy(next_policy, next_obs, next_noise)
-            judges = self.critics if self.wrong == "no target critics" else self.targets
-            soft_value = self.least(self.q(judges, next_obs, next_action)) - alpha * next_log_prob
-            target = reward + gamma**batch.steps.double() * (1 - terminated) * soft_value
-        before = [[tuple(x.detach().clone() for x in p) for p in c] for c in self.critics]
-        values = self.q(self.critics, obs, action)
-        critic_loss = sum((weight * (q - target) ** 2 / 2).sum() / size for q in values)
-        flat = [x for layers in self.critics for pair in layers for x in pair]
-        critic_grads = torch.autograd.grad(critic_loss, flat)
-        self.adam(flat, critic_grads)
-
-        if noise is None:  # a delayed policy's turn has not come
-            self.polyak(tau)
-            return {"critic_loss": critic_loss}, critic_grads, None
-
-        # Eq. 9, with the critics that were just updated.
-        judges = before if self.wrong == "actor sees old critics" else self.critics
-        new_action, log_prob = self.policy(self.actor, obs, noise)
-        least_q = self.least(self.q(judges, obs, new_action))
-        actor_loss = (weight * (alpha * log_prob - least_q)).sum() / size
-        flat = [x for pair in self.actor for x in pair]
-        actor_grads = torch.autograd.grad(actor_loss, flat)
-        self.adam(flat, actor_grads)
-
-        losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
-        if self.log_alpha.requires_grad:  # eq. 18
-            entropy_gap = log_prob.detach() + self.entropy_target
-            alpha_loss = -(weight * torch.exp(self.log_alpha) * entropy_gap).sum() / size
-            self.adam([self.log_alpha], torch.autograd.grad(alpha_loss, [self.log_alpha]))
-            losses["alpha_loss"] = alpha_loss
-        self.polyak(tau)
-        return losses, critic_grads, actor_grads
 
 
 def make_batch(seed=0, size=B, dtype=torch.float64):
@@ -176,7 +55,7 @@ def build():
                 agent.observe(seen)
         finally:
             torch.set_default_dtype(torch.float32)
-        paper = Paper(agent, config, wrong)
+        paper = Paper(agent, wrong)
         if agent.normalizer is not None:
             seen = seen.double()
             paper.obs_statistics = (seen.mean(0), torch.sqrt(seen.var(0, correction=0) + 1e-8))
@@ -209,6 +88,8 @@ def compare_gradients(agent, critic_grads, actor_grads, close, kind):
         close(found[i][member].squeeze(0), want, kind, "critic")
 
 
+# Of rewards and entropies, some of which lead beyond the ends.
+ATOMS = {"num_atoms": 11, "value_range": (-2.0, 3.0)}
 CONFIGS = {
     "v2, the default": {},
     "v1, fixed temperature": {"temperature": 0.2},
@@ -221,7 +102,17 @@ CONFIGS = {
     "targets copy the critics": {"tau": 1.0},
     "delayed policy": {"policy_delay": 2, "normalize_obs": True},
     "three layers, myopic": {"hidden_sizes": (8, 8, 8), "gamma": 0.0},
-}
+    "layer norm": {"layer_norm": True, "hidden_sizes": (8, 16, 8)},
+    "mean of the critics": {"critic_reduction": "mean", "num_critics": 3},
+    "distributions, the least": {**ATOMS, "num_critics": 3},
+    "distributions, their mean": {**ATOMS, "critic_reduction": "mean"},
+    "weight decay": {"weight_decay": 0.3},
+    "a small policy": {"initial_std": 0.1, "temperature": 0.01},
+    "all at once": {
+        **ATOMS, "layer_norm": True, "critic_reduction": "mean", "weight_decay": 0.1,
+        "initial_std": 0.3, "policy_delay": 2, "normalize_obs": True,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -254,30 +145,40 @@ def test_float32_equals_the_paper_within_its_precision(build, close):
     compare_gradients(agent, critic_grads, actor_grads, close, "float32 network")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "mean of the critics",
-        "gamma",
-        "tau",
-        "truncation is termination",
-        "termination is truncation",
-        "weights ignored",
-        "target policy",
-        "no target critics",
-        "actor sees old critics",
-        "normalised twice",
-    ],
-)
-def test_the_comparison_notices_an_error(wrong, build, close):
-    agent, paper = build(wrong=wrong, normalize_obs=True, tau=0.1)
+DECAY = {"weight_decay": 0.3}
+WRONG = {
+    "the other reduction": {},
+    "gamma": {},
+    "gamma instead of gamma^n": {},
+    "tau": {},
+    "truncation is termination": {},
+    "termination is truncation": {},
+    "weights ignored": {},
+    "target policy": {},
+    "no target critics": {},
+    "actor sees old critics": {},
+    "normalised twice": {},
+    "norm after the ReLU": {"layer_norm": True},
+    "all to the lower atom": ATOMS,
+    "decay in the gradient": DECAY,
+    "the temperature decays": {**DECAY, "initial_temperature": 2.0},  # the logarithm of 1 is 0
+}
+
+
+def after_two_updates(build, wrong="", **fields):
+    agent, paper = build(wrong=wrong, tau=0.1, normalize_obs=True, **fields)
     for step in range(2):
-        batch = make_batch(step)
-        noise = coming_noise(agent)
+        batch, noise = make_batch(step), coming_noise(agent)
         agent.update(batch)
         paper.update(batch, *noise)
+    return agent, paper
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_comparison_notices_an_error(wrong, build, close):
+    compare(*after_two_updates(build, **WRONG[wrong]), close)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        compare(agent, paper, close)
+        compare(*after_two_updates(build, wrong, **WRONG[wrong]), close)
 
 
 def test_terminated_transitions_do_not_read_the_next_observation(build):
@@ -297,17 +198,25 @@ def test_truncated_transitions_read_the_next_observation(build):
     assert not torch.allclose(one.critics_flat, two.critics_flat, atol=1e-4)
 
 
-@pytest.mark.parametrize("junk", [1e4, -1e10], ids=str)
-@pytest.mark.parametrize("normalize", [False, True])
-def test_transitions_of_weight_zero_teach_nothing(junk, normalize, build):
-    # 1e10 is the largest state that the engines let pass.
+KINDS = {
+    "plain": {},
+    "normalised": {"normalize_obs": True},
+    "atoms": ATOMS,
+    "atoms, mean, layer norm": {**ATOMS, "critic_reduction": "mean", "layer_norm": True},
+}
+
+
+@pytest.mark.parametrize("junk", [1e4, -1e10, math.nan], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_transitions_of_weight_zero_teach_nothing(kind, junk, build):
     clean = make_batch(dtype=torch.float32)
     invalid = clean.weight == 0
     assert 0 < invalid.sum() < B
     fill = lambda x: torch.where(invalid.view(-1, *[1] * (x.dim() - 1)), junk, x)  # noqa: E731
-    dirty = Batch(*(fill(x) for x in clean))._replace(weight=clean.weight)
-    one = build(torch.float32, normalize_obs=normalize)[0]
-    two = build(torch.float32, normalize_obs=normalize)[0]
+    # 1e10 is the largest state that the engines let pass; what follows it may be no number.
+    names = ("reward", "next_obs") if math.isnan(junk) else set(Batch._fields) - {"weight"}
+    dirty = clean._replace(**{name: fill(getattr(clean, name)) for name in names})
+    one, two = build(torch.float32, **KINDS[kind])[0], build(torch.float32, **KINDS[kind])[0]
     for _ in range(3):
         a, b = one.update(clean), two.update(dirty)
         for loss in ("critic_loss", "actor_loss", "alpha_loss", "alpha"):
@@ -316,8 +225,9 @@ def test_transitions_of_weight_zero_teach_nothing(junk, normalize, build):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-5, atol=1e-6)
 
 
-def test_a_batch_of_weight_zero_moves_nothing(build):
-    agent, _ = build()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_weight_zero_moves_nothing(kind, build):
+    agent, _ = build(**KINDS[kind])
     before = [x.detach().clone() for x in (agent.actor_flat, agent.critics_flat, agent.log_alpha)]
     agent.update(make_batch()._replace(weight=torch.zeros(B).double()))
     after = (agent.actor_flat, agent.critics_flat, agent.log_alpha)

@@ -15,7 +15,11 @@ CONFIGS = {
     "v2": SMALL,
     "v1": SACConfig(hidden_sizes=(16,), temperature=0.1, num_critics=3),
     "normalised": SACConfig(hidden_sizes=(16, 16), normalize_obs=True),
-}
+    "distributions": SACConfig(
+        hidden_sizes=(16,), num_atoms=11, value_range=(-1.0, 9.0), critic_reduction="mean",
+        weight_decay=0.1, initial_std=0.3,
+    ),
+}  # fmt: skip
 
 
 def make_batch(seed, size=32, obs_dim=OBS, action_dim=ACT):
@@ -197,6 +201,7 @@ def test_a_restored_agent_continues_bit_for_bit(name):
         (SACConfig(hidden_sizes=(16, 16), normalize_obs=True), SMALL),
         (SACConfig(hidden_sizes=(16, 16), temperature=0.5), SMALL),
         (SMALL, SACConfig(hidden_sizes=(16, 16), temperature=0.5)),
+        (SMALL, SACConfig(hidden_sizes=(16, 16), num_atoms=11)),
     ],
     ids=[
         "narrower",
@@ -206,6 +211,7 @@ def test_a_restored_agent_continues_bit_for_bit(name):
         "without the normaliser",
         "fixed into learned temperature",
         "learned into fixed temperature",
+        "with atoms",
     ],
 )
 def test_a_state_of_another_configuration_is_refused(saved, into):
@@ -257,14 +263,29 @@ def test_default_config_is_not_shared_between_agents():
     assert two.alpha.item() == 1 and not torch.equal(one.actor_flat, two.actor_flat)
 
 
-@pytest.mark.parametrize("temperature", [0.02, None], ids=["v1", "v2"])
-def test_it_learns_a_bandit(temperature):
+LARGE_SCALE = {
+    "layer_norm": True,
+    "num_atoms": 21,
+    "value_range": (-2.0, 2.0),
+    "critic_reduction": "mean",
+    "weight_decay": 1e-3,
+    "initial_std": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    "temperature, others",
+    [(0.02, {}), (None, {}), (0.02, LARGE_SCALE), (None, LARGE_SCALE)],
+    ids=["v1", "v2", "v1, large scale", "v2, large scale"],
+)
+def test_it_learns_a_bandit(temperature, others):
     # One step, reward 1 - (a - 0.5)^2: the best action is 0.5.
     config = SACConfig(
         hidden_sizes=(32, 32),
         learning_rate=3e-3,
         temperature=temperature,
         initial_temperature=0.05,
+        **others,
     )
     agent = SAC(1, 1, config, seed=0)
     g = torch.Generator().manual_seed(0)

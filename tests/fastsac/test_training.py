@@ -153,10 +153,19 @@ def test_an_interrupted_run_keeps_what_it_learned(tmp_path, monkeypatch):
     assert checkpoint.load(tmp_path / "run")["counters"] == {"steps": 168, "updates": 12}
 
 
+def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
+    limits = {"total_steps": 10**9, "max_seconds": 8.0, "eval_every": 10**9}
+    config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL | limits)
+    result = fastsac.train(config)
+    assert 8 <= result.seconds < 60 and 0 < result.steps < 10**9
+    assert checkpoint.load(tmp_path / "run")["counters"]["steps"] == result.steps
+    assert len(result.evaluation.returns) == 2
+
+
 def test_a_full_disk_costs_metrics_not_the_run(tmp_path, capsys):
     from fastsac.metrics import MetricsWriter
 
-    writer = MetricsWriter(tmp_path, total_steps=10)
+    writer = MetricsWriter(tmp_path, total_steps=10, started=0.0)
     writer._file.close()
     writer._file = open("/dev/full", "w")  # noqa: SIM115  (every write: no space left on device)
     writer._csv.writer = csv.writer(writer._file)

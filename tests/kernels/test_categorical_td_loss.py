@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastsac.kernels import Atoms, Transitions, categorical_td_loss
-from fastsac.kernels.categorical_td_loss import fused, reference
+from fastsac.kernels import Atoms, Transitions, categorical_td_gradient, categorical_td_loss
+from fastsac.kernels.categorical_td_loss import (
+    fused,
+    fused_gradient,
+    reference,
+    reference_gradient,
+)
 
 GAMMA, ALPHA = 0.97, 0.2
 FLOAT32 = "float32 projection"
@@ -23,6 +28,11 @@ each = pytest.mark.parametrize("function", [fused, reference])
 each_dtype = pytest.mark.parametrize(
     "function, kind",
     [(fused, FLOAT32), (reference, FLOAT32), (reference, "float64")],
+    ids=["fused", "reference", "reference64"],
+)
+each_gradient = pytest.mark.parametrize(
+    "function, kind",
+    [(fused_gradient, FLOAT32), (reference_gradient, FLOAT32), (reference_gradient, "float64")],
     ids=["fused", "reference", "reference64"],
 )
 each_reduction = pytest.mark.parametrize("reduction", ["min", "mean"])
@@ -76,14 +86,18 @@ def expected(logits, *others):
     return -(target * log_p).sum(-1), p - target
 
 
+def unequal(loss):
+    """Gradients of the losses (E, B), no two the same: members and rows cannot be mistaken."""
+    weight = torch.arange(1.0, 1 + loss.numel(), device=loss.device).view(loss.t().shape).t()
+    return (weight / loss.numel()).to(loss.dtype)
+
+
 def check(function, given, kind, close):
     logits, *others = given
     loss = function(logits.requires_grad_(), *others)
     want, by_logits = expected(*given)
     close(loss, want, kind, "loss")
-    # Unequal weights, so that members and rows cannot be mistaken for each other.
-    weight = torch.arange(1.0, 1 + loss.numel(), device=loss.device).view(loss.t().shape).t()
-    weight = (weight / loss.numel()).to(loss.dtype)
+    weight = unequal(loss)
     (gradient,) = torch.autograd.grad(loss, logits, weight)
     assert gradient.dtype == loss.dtype == logits.dtype
     close(gradient, float64(weight)[0][..., None] * by_logits, kind, "gradient")
@@ -113,6 +127,36 @@ def test_strided_inputs(function, reduction, device, close):
     check(
         function, (logits, next_logits, Transitions(*strided), atoms, reduction), "float32", close
     )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_reduction
+@each_gradient
+def test_both_in_one_equal_the_formula(function, kind, reduction, shape, device, close):
+    given = inputs(shape, kind, device, by_row=True)
+    loss_grad = unequal(given[0][..., 0])
+    kept = [x.clone() for x in (loss_grad, *given[:2], *given[2])]
+    loss, gradient = function(loss_grad, *given, reduction)
+    want, by_logits = expected(*given, reduction)
+    assert gradient.dtype == loss.dtype == given[0].dtype
+    close(loss, want, kind, "loss")
+    close(gradient, float64(loss_grad)[0][..., None] * by_logits, kind, "gradient")
+    now = (loss_grad, *given[:2], *given[2])
+    assert all(torch.equal(a, b) for a, b in zip(kept, now, strict=True))
+
+
+@each_reduction
+@each_gradient
+def test_both_in_one_are_autograds(function, kind, reduction, device, close):
+    logits, *others = inputs((3, 5, 51), kind, device)
+    logits = logits.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    share = unequal(logits[:1, :, 0]).expand(3, 5)  # stride 0: a row's weight is all critics'
+    want = reference(logits, *others, reduction)
+    (by_logits,) = torch.autograd.grad(want, logits, share)
+    with torch.no_grad():
+        loss, gradient = function(share, logits, *others, reduction)
+    close(loss, want, kind)
+    close(gradient, by_logits, kind)
 
 
 def by_hand(device):
@@ -252,6 +296,18 @@ def test_a_transition_that_is_not_a_number_shows(function, name, device):
     assert torch.argwhere(loss.isnan()).tolist() == [[0, 1], [1, 1]]
 
 
+@each_gradient
+def test_what_is_not_a_number_stays_in_its_row(function, kind, device):
+    logits, next_logits, transitions, atoms = inputs((2, 5, 7), kind, device)
+    transitions.terminated.zero_()
+    transitions.reward[1], next_logits[1, 3] = torch.nan, torch.nan
+    loss, gradient = function(
+        torch.ones_like(logits[..., 0]), logits, next_logits, transitions, atoms, "mean"
+    )
+    assert torch.argwhere(loss.isnan()).tolist() == [[e, b] for e in (0, 1) for b in (1, 3)]
+    assert torch.equal(gradient.isnan().any(-1), loss.isnan())
+
+
 @each_reduction
 def test_gradcheck(reduction):
     logits, *others = inputs((2, 3, 7), "float64")
@@ -286,9 +342,19 @@ def test_the_tolerance_notices_one_percent(function, kind, reduction, device, cl
                 close(got, wanted, kind)
 
 
-def test_the_entry_takes_the_minimum_by_default():
+def test_the_entries_take_the_minimum_by_default():
     given = inputs((2, 9, 51))
     assert torch.equal(categorical_td_loss(*given), reference(*given, "min"))
+    share = unequal(given[0][..., 0])
+    both = categorical_td_gradient(share, given[0].requires_grad_(), *given[1:])
+    assert not any(x.requires_grad for x in both)
+    assert all(map(torch.equal, both, reference_gradient(share, *given, "min")))
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (4, 2), (2, 4, 1), ()], ids=str)
+def test_a_loss_gradient_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"loss_grad must be \(2, 4\) torch.float32"):
+        categorical_td_gradient(torch.ones(shape), *inputs((2, 4, 5)))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What picks kernel or reference, and the memory that the tests of kernels hand out."""
 
-import importlib
 import subprocess
 import sys
 
@@ -14,11 +13,13 @@ from fastsac.kernels.compiler import cdiv, next_power_of_2, runs_on
 
 ONE, X = torch.ones(()), torch.ones(1, 7, 2)
 FIVE = (X[0, :, 0], X[0, :, 0], X[0, :, 0], ONE, ONE)
+ATOMS = Atoms(2, -1.0, 1.0)
 CALLS = {
     "adam_polyak_": lambda f: f(X.clone(), X.clone(), AdamState.of(X), ONE),
-    "categorical_td_loss": lambda f: f(X, X, Transitions(*FIVE), Atoms(2, -1.0, 1.0)),
+    "categorical_td_gradient": lambda f: f(X[..., 0], X, X, Transitions(*FIVE), ATOMS),
+    "categorical_td_loss": lambda f: f(X, X, Transitions(*FIVE), ATOMS),
     "polyak_": lambda f: f(X.clone(), X, 0.5),
-    "replay_gather": lambda f: f(X.view(2, 7), torch.zeros(3, dtype=torch.int64), 2),
+    "replay_gather": lambda f: f(torch.ones(2, 8), torch.zeros(3, dtype=torch.int64), 2),
     "soft_td_target": lambda f: f(*FIVE[:2], X[:, :, 0], *FIVE[2:]),
     "tanh_gaussian": lambda f: f(X[0], X[0], X[0]),
     "tanh_gaussian_gradient": lambda f: f(X[0], X[0], X[0], X[0], X[0, :, 0]),
@@ -33,14 +34,13 @@ def test_every_entry_is_called_here():
 @pytest.mark.parametrize("picked", ["fused", "reference"])
 @pytest.mark.parametrize("name", CALLS)
 def test_the_public_entry_picks_by_device(name, picked, monkeypatch):
-    op, gradient = name.rstrip("_").removesuffix("_gradient"), "_gradient" * ("gradient" in name)
-    module = importlib.import_module(f"fastsac.kernels.{op}")
-    called = []
+    entry, gradient = getattr(kernels, name), "_gradient" * ("gradient" in name)
+    module, called = sys.modules[entry.__module__], []
     for implementation in ("fused", "reference"):
         record = lambda *_, implementation=implementation: called.append(implementation)  # noqa: E731
         monkeypatch.setattr(module, implementation + gradient, record)
     monkeypatch.setattr(module, "runs_on", lambda tensor: picked == "fused")
-    CALLS[name](getattr(kernels, name))
+    CALLS[name](entry)
     assert called == [picked]
 
 

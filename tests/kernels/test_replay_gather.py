@@ -33,7 +33,7 @@ def inputs(batch, obs_dim, action_dim, kind="float32", device="cpu"):
 
 
 def parts(rows, index, action_dim, mean=None, var=None):
-    """The six parts in numpy float64."""
+    """The parts in numpy float64."""
     chosen, a = rows.double().cpu().numpy()[index.cpu().numpy()], action_dim
     o = (chosen.shape[1] - a - 4) // 2
     obs, next_obs = chosen[:, :o], chosen[:, o + a + 2 : 2 * o + a + 2]
@@ -94,13 +94,14 @@ def test_one_row_many_times(function, device):
 
 @each
 def test_one_transition_by_hand(function, device, close):
-    # obs (1, 2), action 3, reward 4, terminated 0, next_obs (5, 6), weight 1.
-    rows = torch.tensor([[9.0] * 8, [1, 2, 3, 4, 0, 5, 6, 1]], device=device)
+    # obs (1, 2), action 3, reward 4, terminated 0, next_obs (5, 6), weight 1, steps 7.
+    rows = torch.tensor([[9.0] * 9, [1, 2, 3, 4, 0, 5, 6, 1, 7]], device=device)
     mean, var = torch.tensor([[1.0, 0.0], [4.0, 0.25]], device=device)
     got = Batch(*function(rows, torch.tensor([1], device=device), 1, mean, var))
     close(got.obs, [[0, 4]], "float32")
     close(got.next_obs, [[2, 12]], "float32")
-    assert [x.item() for x in (got.action, got.reward, got.terminated, got.weight)] == [3, 4, 0, 1]
+    others = got.action, got.reward, got.terminated, got.weight, got.steps
+    assert [x.item() for x in others] == [3, 4, 0, 1, 7]
 
 
 @each
@@ -143,7 +144,9 @@ def test_the_tolerance_notices_one_percent(function, kind, device, close):
 
 def test_the_rows_are_those_of_the_replay_and_any_index_is_taken():
     replay = ReplayBuffer(8, 3, 2)
-    batch = Batch(*(torch.rand(*shape) for shape in ((8, 3), (8, 2), (8,), (8,), (8, 3), (8,), (8,))))
+    batch = Batch(
+        *(torch.rand(*shape) for shape in ((8, 3), (8, 2), (8,), (8,), (8, 3), (8,), (8,)))
+    )
     replay.add(*batch)
     index = torch.tensor([7, 0, 0, 1, 3, 2])[::2]
     for got, want in zip(replay_gather(replay.rows, index, 2), batch, strict=True):
@@ -155,8 +158,8 @@ def test_the_rows_are_those_of_the_replay_and_any_index_is_taken():
     [
         ({"rows": torch.ones(4, 13)}, r"\(C, 2 O \+ 2 \+ 4\), got \(4, 13\)"),
         ({"rows": torch.ones(4, 5)}, r"got \(4, 5\)"),  # no observation
-        ({"rows": torch.ones(11)}, r"got \(11,\)"),
-        ({"rows": torch.ones(11, 4).t()}, "rows must be contiguous"),
+        ({"rows": torch.ones(12)}, r"got \(12,\)"),
+        ({"rows": torch.ones(12, 4).t()}, "rows must be contiguous"),
         (
             {"index": torch.zeros(2, 1, dtype=torch.int64)},
             r"index must be \(B,\) int64, got \(2, 1\)",
@@ -169,6 +172,6 @@ def test_the_rows_are_those_of_the_replay_and_any_index_is_taken():
     ],
 )
 def test_what_does_not_fit_is_refused(changes, part):
-    given = {"rows": torch.ones(4, 11), "index": torch.zeros(2, dtype=torch.int64)}
+    given = {"rows": torch.ones(4, 12), "index": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(ValueError, match=part):
         replay_gather(action_dim=2, **given | changes)
