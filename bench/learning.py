@@ -12,6 +12,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 import os
 import re
 import shlex
@@ -98,10 +99,8 @@ class Summary:
 
     def __init__(self, curves: Sequence[Curve]):
         grid = common_grid([curve["step"] for curve in curves])
-        columns = {
-            column: np.stack([np.interp(grid, curve["step"], curve[column]) for curve in curves])
-            for column in (*_AXES, "eval_return")
-        }
+        at = lambda column: [np.interp(grid, c["step"], c[column]) for c in curves]  # noqa: E731
+        columns = {column: np.stack(at(column)) for column in (*_AXES, "eval_return")}
         self.x = {axis: interquartile_mean(columns[axis]) for axis in _AXES}
         self.returns = columns["eval_return"]  # (R, P)
         self.mean = interquartile_mean(self.returns)  # (P,)
@@ -122,16 +121,18 @@ class Run:
         """The run's own directory."""
         return self.directory / _short(self.task) / f"{self.setting}-{self.seed}"
 
-    def curve(self) -> Curve | None:
-        """Returns the evaluations, or None without the final one."""
+    def curve(self, finished: bool = True) -> Curve | None:
+        """Returns the evaluations, or None where there are none or, if asked, the last lacks."""
         try:
-            total_steps = json.loads((self.folder / "config.json").read_text())["total_steps"]
+            config = json.loads((self.folder / "config.json").read_text())
+            limits = config["total_steps"], config.get("max_seconds") or math.inf
             with (self.folder / "metrics.csv").open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["eval_return_std"]]
             curve = {column: np.array([float(row[column]) for row in rows]) for column in _COLUMNS}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return curve if rows and curve["step"][-1] >= total_steps else None
+        last = [curve[column][-1] for column in ("step", "seconds")] if rows else [-1, -1]
+        return curve if rows and (not finished or np.greater_equal(last, limits).any()) else None
 
 
 def _short(task: str) -> str:
@@ -226,7 +227,7 @@ def report(directory: Path) -> None:
     curves: dict[str, dict[str, list[Curve]]] = {}
     rows = {(row["task"], row["setting"], row["seed"]): row for row in recorded(directory)}
     for task, setting, seed in rows:
-        if curve := Run(directory, task, setting, (), seed).curve():  # else it was removed
+        if curve := Run(directory, task, setting, (), seed).curve(finished=False):
             curves.setdefault(task, {}).setdefault(setting, []).append(curve)
     if not curves:
         raise RunError(f"there is no finished run in {directory}")
