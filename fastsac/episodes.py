@@ -9,6 +9,10 @@ class EpisodeReturns:
     Args:
         clocks: (B,) steps that each world's first episode is old; where it is not 0 that episode
             was not seen from its beginning and does not count.
+
+    Attributes:
+        lowest: () least reward so far.
+        highest: () greatest reward so far.
     """
 
     def __init__(self, clocks: torch.Tensor):
@@ -16,10 +20,13 @@ class EpisodeReturns:
         self._whole = clocks == 0
         self._total = torch.zeros((), device=clocks.device)
         self._count = torch.zeros((), device=clocks.device)
+        self.lowest, self.highest = (torch.zeros((), device=clocks.device) for _ in range(2))
 
     def add(self, reward: torch.Tensor, done: torch.Tensor, valid: torch.Tensor) -> None:
         """Takes one step's reward (B,), episode ends (B,) and validity (B,)."""
         self._running += reward
+        torch.minimum(self.lowest, reward.min(), out=self.lowest)
+        torch.maximum(self.highest, reward.max(), out=self.highest)
         counts = done & self._whole & valid
         self._total += (self._running * counts).sum()
         self._count += counts.sum()

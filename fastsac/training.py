@@ -27,6 +27,7 @@ from fastsac.seeding import stream_seed
 
 # Files of a run besides its checkpoints: metrics and TensorBoard events.
 _METRICS_BYTES = 16_000_000
+_ROUNDING = 1e-5  # of rewards in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,7 @@ class _Run:
             shutil.rmtree(self.directory)
             raise
         self.metrics = MetricsWriter(self.directory, config.total_steps, started)
+        self._warned = False
         self._profiler = Profiler(self.directory) if config.profile else None
         self.metrics.say(
             f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
@@ -219,14 +221,26 @@ class _Run:
             "updates_per_second": (self.updates - updates) / (now - then),
         }
         measured = {"train_return": episodes.take_mean(), "invalid_transitions": self.invalid}
-        measured |= self.losses
+        measured |= {"lowest": episodes.lowest, "highest": episodes.highest, **self.losses}
         # All at once: the one time in log_seconds that the device is waited for.
         values = torch.stack([x.double() for x in measured.values()]).tolist()
         row |= dict(zip(measured, values, strict=True))
         if math.isnan(row["train_return"]):  # no episode ended
             del row["train_return"]
+        self._warn_of_rewards(row.pop("lowest"), row.pop("highest"))
         self.metrics.write(row)
         self._logged = (self.steps, self.updates, now)
+
+    def _warn_of_rewards(self, lowest: float, highest: float) -> None:
+        """Says once that a reward is none that the atoms' default range is made for."""
+        sac = self.config.sac
+        assumed = sac.num_atoms is not None and sac.value_range is None
+        if assumed and not self._warned and (lowest < -_ROUNDING or highest > 1 + _ROUNDING):
+            self._warned = True
+            self.metrics.say(
+                f"warning: rewards from {lowest:.3g} to {highest:.3g} are beyond the [0, 1] that "
+                "the atoms' range is made for: give --value-range, or --num-atoms None"
+            )
 
     def _save(self, required: bool = False) -> Path:
         path = self.directory / checkpoint.NAME

@@ -67,6 +67,14 @@ def test_a_partial_first_episode_that_ends_invalid_is_followed_by_one_that_count
     assert mean(episodes) == pytest.approx(2)
 
 
+def test_extreme_rewards_are_remembered():
+    episodes = EpisodeReturns(torch.zeros(2, dtype=torch.int64))
+    add(episodes, [0.5, 3.0], done=[1, 1])
+    assert (episodes.lowest.item(), episodes.highest.item()) == (0, 3)
+    add(episodes, [-2.0, 1.0])
+    assert (episodes.lowest.item(), episodes.highest.item()) == (-2, 3)
+
+
 def test_inputs_are_left_alone():
     clocks = torch.tensor([0, 3])
     episodes = EpisodeReturns(clocks)

@@ -162,6 +162,17 @@ def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
     assert len(result.evaluation.returns) == 2
 
 
+@pytest.mark.parametrize(
+    "atoms, task", [(11, "lqr_lqr_2_1"), (11, "cartpole_balance"), (None, "lqr_lqr_2_1")]
+)
+def test_rewards_beyond_the_atoms_are_said_once(atoms, task, tmp_path, capsys):
+    sac = fastsac.SACConfig(hidden_sizes=(16,), num_atoms=atoms)
+    config = preset_config(task, run_dir=str(tmp_path / "run"), **SMALL | {"sac": sac})
+    fastsac.train(config)
+    warnings = capsys.readouterr().err.count("beyond the [0, 1] that the atoms' range is made for")
+    assert warnings == (atoms is not None and task == "lqr_lqr_2_1")
+
+
 def test_a_full_disk_costs_metrics_not_the_run(tmp_path, capsys):
     from fastsac.metrics import MetricsWriter
 
