@@ -1,5 +1,6 @@
 """Named settings: defaults per preset, and what single tasks need otherwise."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -57,7 +58,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 _LEAST_WORLDS = ((1024, "fast"), (16, "cpu"), (-math.inf, "seed"))
 
 # Exceptions to a preset, by (preset, task).
-TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {}
+TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    # All other rewards of the suite lie in [0, 1]; lqr's have no lower bound, so no atom is least.
+    (preset, task): {"sac": dataclasses.replace(PRESETS[preset]["sac"], num_atoms=None)}
+    for preset in ("cpu", "fast")
+    for task in ("lqr_lqr_2_1", "lqr_lqr_6_2")
+}
 
 
 def preset_for(num_envs: int) -> str:

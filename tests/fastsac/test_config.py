@@ -312,3 +312,13 @@ def test_task_presets_name_real_presets_tasks_and_fields():
         assert all(getattr(config, name) == value for name, value in overrides.items())
         plain = dataclasses.replace(TrainConfig(task), preset=preset, **PRESETS[preset])
         assert config != plain, "an exception that changes nothing"
+
+
+@pytest.mark.parametrize(
+    "num_envs, preset", [(1, "seed"), (15, "seed"), (16, "cpu"), (1023, "cpu"), (1024, "fast")]
+)
+def test_the_number_of_worlds_picks_the_preset(num_envs, preset, monkeypatch):
+    config = parsed(monkeypatch, "--num-envs", str(num_envs))
+    assert config == preset_config("cartpole_swingup", preset, num_envs=num_envs)
+    named = parsed(monkeypatch, "--num-envs", str(num_envs), "--preset", "seed")
+    assert named == preset_config("cartpole_swingup", "seed", num_envs=num_envs)
