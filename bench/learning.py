@@ -4,8 +4,7 @@ r"""Learning speed: settings of `fastsac train` side by side, over tasks and see
         --setting seed="--preset seed --total-steps 100000" --setting cpu="--preset cpu"
 
 A run is a `fastsac train` of its own in DIR/TASK/SETTING-SEED and a row of DIR/runs.jsonl. Drawn
-and tabled is the interquartile mean (IQM) over a setting's runs with a 95% bootstrap interval over
-them (Agarwal et al. 2021, arXiv 2108.13264; each task is a stratum of its own).
+and tabled is the interquartile mean (IQM) over a setting's runs with a 95% bootstrap interval.
 """
 
 import argparse
@@ -28,6 +27,12 @@ from typing import Any
 import numpy as np
 
 from fastsac.bench.harness import machine
+from fastsac.bench.run_statistics import (
+    bootstrap_interval,
+    common_grid,
+    interquartile_mean,
+    time_to_return,
+)
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 
@@ -57,39 +62,6 @@ Row = dict[str, Any]  # of runs.jsonl
 Curve = dict[str, np.ndarray]  # columns of metrics.csv, a value an evaluation
 
 
-def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Returns the mean without the lowest and the highest quarter, each rounded down."""
-    count = values.shape[axis]
-    middle = range(count // 4, count - count // 4)
-    return np.take(np.sort(values, axis), middle, axis).mean(axis)
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the 95% percentile interval of the IQM over runs (R, ...); None for fewer than 2."""
-    count = len(values)
-    if count < 2:
-        return None
-    drawn = np.random.default_rng(0).integers(count, size=(2000, count))
-    low, high = np.quantile(interquartile_mean(values[drawn], axis=1), [0.025, 0.975], axis=0)
-    return low, high
-
-
-def common_grid(steps: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns all runs' steps from the latest start to the earliest end, ascending."""
-    first, last = max(s[0] for s in steps), min(s[-1] for s in steps)
-    every = np.unique(np.concatenate(steps))
-    return every[(every >= first) & (every <= last)]
-
-
-def time_to_return(x: np.ndarray, returns: np.ndarray, target: float) -> float | None:
-    """Returns the x at which a curve (P,) first reaches the target, linear between its points."""
-    reached = np.flatnonzero(returns >= target)
-    if not len(reached):
-        return None
-    around = slice(max(reached[0] - 1, 0), reached[0] + 1)
-    return float(np.interp(target, returns[around], x[around]))
-
-
 class Summary:
     """The runs (R) of a setting on a task, at the steps (P) that they have in common.
 
@@ -103,6 +75,7 @@ class Summary:
         columns = {column: np.stack(at(column)) for column in (*_AXES, "eval_return")}
         self.x = {axis: interquartile_mean(columns[axis]) for axis in _AXES}
         self.returns = columns["eval_return"]  # (R, P)
+        self.final = np.array([curve["eval_return"][-1] for curve in curves])  # (R,)
         self.mean = interquartile_mean(self.returns)  # (P,)
 
 
@@ -245,9 +218,14 @@ def table(summaries: dict[str, dict[str, Summary]], baseline: str) -> str:
     text = _TABLE.format(baseline=baseline)
     for task, settings in summaries.items():
         for name, one in settings.items():
-            interval = bootstrap_interval(one.returns[:, -1])
+            interval = bootstrap_interval(one.final)
             within = " [{:.1f}, {:.1f}]".format(*interval) if interval else ""
-            cells = [task, name, str(len(one.returns)), f"{one.mean[-1]:.1f}{within}"]
+            cells = [
+                task,
+                name,
+                str(len(one.returns)),
+                f"{interquartile_mean(one.final):.1f}{within}",
+            ]
             cells += [f"{one.x[axis][-1]:,.0f}" for axis in _AXES]
             cells += [_to_return(one, settings.get(baseline), a) for a in list(_AXES)[1:]]
             text += f"| {' | '.join(cells)} |\n"
@@ -298,7 +276,8 @@ def _setting(text: str) -> tuple[str, tuple[str, ...]]:
         split = tuple(shlex.split(flags))
     except ValueError as error:
         raise ConfigError(f"--setting {name}: {error}") from error
-    if ours := {"--seed", "--run-dir"} & {flag.partition("=")[0] for flag in split}:
+    given = {flag.partition("=")[0].replace("_", "-") for flag in split}
+    if ours := {"--seed", "--run-dir"} & given:
         raise ConfigError(f"--setting {name} has {ours.pop()}, which each run gets of its own")
     return name, split
 

@@ -78,9 +78,9 @@ def _train(args: list[str]) -> None:
     task, *flags = args
     if ".py" in task:  # a task's file, which `fastsac eval` shall find from anywhere
         task = os.path.abspath(task)
-    first = _Parser(add_help=False, allow_abbrev=False)
+    first = _Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
-    first.add_argument("--num-envs", type=int, default=1)
+    first.add_argument("--num-envs", "--num_envs", type=int, default=1)
     known = first.parse_known_args(flags)[0]
     preset = known.preset or preset_for(known.num_envs)
     config, unknown = tyro.cli(

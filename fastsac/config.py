@@ -9,7 +9,7 @@ import tyro
 from fastsac.errors import ConfigError
 
 Precision = Literal["float32", "tf32", "bf16"]
-# Evaluations draw other initial states than training does.
+# Of the evaluations' initial states: others than a training's, unless its --seed is this one.
 EVAL_SEED = 10_000
 
 
@@ -110,6 +110,12 @@ class SACConfig:
             f"--target-entropy-per-dim must be finite, got {self.target_entropy_per_dim}",
         )
         _require(
+            self.initial_std is None
+            or self.log_std_min < math.log(self.initial_std) < self.log_std_max,
+            f"--initial-std {self.initial_std} must lie between the exponentials of --log-std-min "
+            f"{self.log_std_min} and --log-std-max {self.log_std_max}: beyond, nothing is learned",
+        )
+        _require(
             -math.inf < self.log_std_min < self.log_std_max < math.inf,
             f"--log-std-min {self.log_std_min} must lie below --log-std-max {self.log_std_max}",
         )
@@ -146,7 +152,7 @@ class TrainConfig:
     task: Annotated[str, tyro.conf.Suppress]
     """Task name, of `fastsac tasks`, or the path of a Python file that registers one."""
     preset: Literal["seed", "cpu", "fast"] = "seed"
-    """Where the defaults come from; not named, it is cpu from 16 worlds on, fast from 1024 on."""
+    """Defaults; `fastsac train` picks cpu from 16 worlds on and fast from 1024 on by itself."""
     seed: int = 0
     """Of everything random in the run."""
     num_envs: int = 1
@@ -216,6 +222,13 @@ class TrainConfig:
         _require(
             self.learning_starts < self.total_steps,
             f"--learning-starts {self.learning_starts} leaves nothing to learn in "
+            f"--total-steps {self.total_steps}",
+        )
+        before = max(math.ceil(self.learning_starts / self.num_envs), self.n_step)
+        _require(
+            before * self.num_envs < self.total_steps,
+            f"the first update comes after {before * self.num_envs} steps (--learning-starts "
+            f"{self.learning_starts}, --n-step {self.n_step}, --num-envs {self.num_envs}): none in "
             f"--total-steps {self.total_steps}",
         )
 

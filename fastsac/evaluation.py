@@ -71,7 +71,7 @@ def evaluate(
             "engine" steps the native engine, all episodes at once.
     """
     if backend == "dm_control":
-        returns, diverged = _in_dm_control(policy, task, episodes, seed)
+        returns, diverged = in_dm_control(policy, task, episodes, seed)
         return Evaluation(backend, seed, tuple(returns), diverged)
     env = make(task, num_envs=episodes, engine="native", device="cpu")
     try:
@@ -132,7 +132,25 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     return evaluate(policy, policy.task, episodes, seed, backend)
 
 
-def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[list[float], int]:
+def in_dm_control(
+    policy: Callable[[torch.Tensor], torch.Tensor],
+    task: str,
+    episodes: int,
+    seed: int,
+    watch: Callable[[Any, int], None] = lambda env, step: None,
+) -> tuple[list[float], int]:
+    """Runs a policy in dm_control, one episode after another.
+
+    Args:
+        policy: observations (1, obs_dim) -> actions (1, A) in [-1, 1].
+        task: the task's name.
+        episodes: how many.
+        seed: of the initial states.
+        watch: called with dm_control's environment and the episode's step before each step.
+
+    Returns:
+        The episodes' returns, and how many ended because the physics diverged.
+    """
     env = load(find(task), seed)
     low, high = action_range(env)
     middle, half = (high + low) / 2, (high - low) / 2
@@ -142,17 +160,18 @@ def _in_dm_control(policy: Any, task: str, episodes: int, seed: int) -> tuple[li
     for episode in range(episodes):
         if find(task).model_is_drawn and episode:  # as in training, a model an episode
             env = load(find(task), seed + episode)
-        step, total = env.reset(), 0.0
-        for _ in range(steps):
-            if step.last():
+        timestep, total = env.reset(), 0.0
+        for step in range(steps):
+            if timestep.last():
                 break
-            flat = np.concatenate([np.ravel(x) for x in step.observation.values()])
+            watch(env, step)
+            flat = np.concatenate([np.ravel(x) for x in timestep.observation.values()])
             action = policy(torch.from_numpy(flat.astype(np.float32))[None])[0].numpy()
             try:
-                step = env.step(middle + half * action)
+                timestep = env.step(middle + half * action)
             except PhysicsError:
                 diverged += 1
                 break
-            total += float(step.reward)
+            total += float(timestep.reward)
         returns.append(total)
     return returns, diverged

@@ -54,7 +54,7 @@ class LearnerState:
         self.critic_weights = FlatWeights(self.critics, dtype)
         self.target_weights = FlatWeights(self.target_critics, dtype)
 
-        scalar = partial(torch.tensor, device=self.device)
+        scalar = partial(torch.tensor, dtype=torch.get_default_dtype(), device=self.device)
         self.learning_rate, self.tau = scalar(config.learning_rate), scalar(config.tau)
         self.discount = scalar(config.gamma)
         self.target_entropy = scalar(config.target_entropy_per_dim * action_dim)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from fastsac.config import SACConfig, TrainConfig
-from fastsac.envs.engines.native import WORLD_BYTES
+from fastsac.envs.engines.native import world_bytes
 from fastsac.envs.factory import engine_for
+from fastsac.envs.registry import find
 from fastsac.errors import ConfigError
 from fastsac.replay import free_bytes, row_bytes
 
@@ -67,7 +68,7 @@ def require_worlds(config: TrainConfig) -> None:
         ConfigError: with the bytes that they need and the bytes that are free.
     """
     free = free_bytes(torch.device("cpu"))
-    needed = config.num_envs * WORLD_BYTES
+    needed = config.num_envs * world_bytes(find(config.task))
     if needed > free and engine_for(config.task, config.engine) == "native":
         raise ConfigError(
             f"--num-envs {config.num_envs} needs about {needed / 1e9:.2f} GB for its worlds and "

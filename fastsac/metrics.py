@@ -36,11 +36,14 @@ class MetricsWriter:
         directory: the run's.
         total_steps: for the estimate of the time that is left.
         started: time.monotonic() when the run began.
+        max_seconds: when it ends at the latest.
     """
 
-    def __init__(self, directory: Path, total_steps: int, started: float):
-        self._total_steps = total_steps
-        self._started = started
+    def __init__(
+        self, directory: Path, total_steps: int, started: float, max_seconds: float | None = None
+    ):
+        self._total_steps, self._max_seconds = total_steps, max_seconds
+        self._started, self._cpu_started = started, time.process_time()
         self._shown_at = -_PLAIN_SECONDS
         self._last_eval = "-"
         self._live = sys.stderr.isatty()
@@ -50,9 +53,10 @@ class MetricsWriter:
         self._board = SummaryWriter(str(directory / "tensorboard"))
 
     def times(self) -> dict[str, float]:
-        """Returns the seconds since the run began, and those of all its threads on the CPU."""
-        used = {"seconds": time.monotonic() - self._started, "cpu_seconds": time.process_time()}
-        return {name: round(value, 2) for name, value in used.items()}
+        """Returns seconds since the run began, and the CPU's for all threads since its set-up."""
+        seconds = time.monotonic() - self._started
+        cpu_seconds = time.process_time() - self._cpu_started
+        return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
 
     def write(self, row: dict[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty, the times are now's."""
@@ -93,6 +97,8 @@ class MetricsWriter:
         self._shown_at = now
         rate = row["steps_per_second"]
         left = (self._total_steps - row["step"]) / rate if rate else 0.0
+        if self._max_seconds is not None:
+            left = min(left, max(0.0, self._max_seconds - row["seconds"]))
         parts = [
             f"step {row['step']:,}/{self._total_steps:,}",
             f"{rate:,.0f} steps/s",

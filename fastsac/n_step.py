@@ -8,6 +8,9 @@ from fastsac.replay import Batch
 class NStepReturns:
     """Turns single steps into transitions whose reward is the discounted sum of up to n.
 
+    The entropies of the actions between are not in the sum, and nothing corrects for the older
+    policy that took them, as is usual for small n.
+
     A transition stops at its episode's end: ``steps`` says how many rewards it sums, next_obs is
     what the last of them led to. Every vector step completes one transition a world, begun n - 1
     steps ago, so nothing waits for the device.

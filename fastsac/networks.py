@@ -130,7 +130,7 @@ class Tape(NamedTuple):
     def differentiate(
         self, by_output: torch.Tensor, into: Sequence[torch.Tensor] = ()
     ) -> torch.Tensor:
-        """Overwrites the gradients of all parameters.
+        """Returns the first layer's gradient; overwrites the parameters' where it shall.
 
         Args:
             by_output: (E, B, out), the gradient of the output.

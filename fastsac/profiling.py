@@ -38,9 +38,19 @@ class Profiler:
         if self._steps != _WARM_UP_STEPS + _TRACED_STEPS:
             return None
         self._profile.stop()
-        self._profile.export_chrome_trace(str(self._path))
-        events = json.loads(self._path.read_text())["traceEvents"]
+        try:
+            self._profile.export_chrome_trace(str(self._path))
+            events = json.loads(self._path.read_text())["traceEvents"]
+        except (OSError, ValueError) as error:  # a full disk costs the trace, not the run
+            return f"warning: could not write {self._path}: {error}"
         return f"{_summary(events)}; trace in {self._path}"
+
+    def close(self) -> str:
+        """Stops a trace that has not come to its end; returns the sentence that says so."""
+        if self._steps >= _WARM_UP_STEPS:
+            self._profile.stop()
+        needed = _WARM_UP_STEPS + _TRACED_STEPS
+        return f"no trace: --profile needs {needed} vector steps with updates, not {self._steps}"
 
 
 def _summary(events: list[dict]) -> str:
@@ -58,7 +68,8 @@ def _summary(events: list[dict]) -> str:
 
 def _intervals(events: list[dict], name: str) -> list[Interval]:
     """Returns when the spans of a name ran, microseconds."""
-    spans = [e for e in events if e.get("name") == name and "dur" in e]
+    # On a GPU the same name stands for what it launched, too, as gpu_user_annotation.
+    spans = [e for e in events if e.get("name") == name and e.get("cat") == "user_annotation"]
     return sorted((e["ts"], e["ts"] + e["dur"]) for e in spans)
 
 

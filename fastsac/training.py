@@ -72,7 +72,7 @@ def _train_loop(config: TrainConfig, run: "_Run") -> None:
     obs, info = env.reset(seed=config.seed, options={"spread_clocks": True})
     episodes = EpisodeReturns(info["clocks"])
     returns = NStepReturns(config.n_step, config.sac.gamma)
-    while not run.finished():
+    while not run.finished:
         agent.observe(obs)
         if run.steps < config.learning_starts:
             action = run.random_action()
@@ -111,6 +111,7 @@ class _Run:
         self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
         self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed)
         self.steps = self.updates = 0
+        self.finished = False
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)
         self.losses: dict[str, torch.Tensor] = {}
         self.evaluator = BackgroundEvaluator(config.task, config.eval_episodes, config.eval_backend)
@@ -124,19 +125,15 @@ class _Run:
         except CheckpointError:
             shutil.rmtree(self.directory)
             raise
-        self.metrics = MetricsWriter(self.directory, config.total_steps, started)
+        self.metrics = MetricsWriter(
+            self.directory, config.total_steps, started, config.max_seconds
+        )
         self._warned = False
         self._profiler = Profiler(self.directory) if config.profile else None
         self.metrics.say(
             f"fastsac: {config.task}, {config.num_envs} worlds on {self.env.engine_name}, "
             f"learner on {device}, run in {self.directory}"
         )
-
-    def finished(self) -> bool:
-        """Whether the steps are done or the time is up."""
-        limit = self.config.max_seconds
-        out_of_time = limit is not None and self.metrics.times()["seconds"] >= limit
-        return out_of_time or self.steps >= self.config.total_steps
 
     def random_action(self) -> torch.Tensor:
         """Returns uniform actions (B, A) in [-1, 1)."""
@@ -156,11 +153,13 @@ class _Run:
 
     def after_step(self, episodes: EpisodeReturns) -> None:
         """Logs, evaluates and saves when it is time to."""
-        finished = self.finished()
-        if finished or time.monotonic() - self._logged[2] >= self.config.log_seconds:
+        seconds, limit = self.metrics.times()["seconds"], self.config.max_seconds
+        out_of_time = limit is not None and seconds >= limit
+        self.finished = out_of_time or self.steps >= self.config.total_steps
+        if self.finished or time.monotonic() - self._logged[2] >= self.config.log_seconds:
             self._log(episodes)
         self._report_evaluation(wait=False)
-        if finished:  # finish() evaluates and saves
+        if self.finished:  # finish() evaluates and saves
             return
         if self._due(self.config.eval_every):
             self._report_evaluation(wait=True)
@@ -171,8 +170,8 @@ class _Run:
     def finish(self) -> TrainResult:
         """Saves, evaluates in dm_control and reports."""
         counters = self._counters()
-        self._report_evaluation(wait=True)
         path = self._save(required=True)
+        self._report_evaluation(wait=True)
         # Of the saved policy, so that `fastsac eval` finds the same return.
         episodes = self.config.final_eval_episodes
         result = evaluate(load_policy(path), self.config.task, episodes, EVAL_SEED)
@@ -192,6 +191,8 @@ class _Run:
 
     def close(self) -> None:
         """Closes files and threads."""
+        if self._profiler and (sentence := self._profiler.close()):
+            self.metrics.say(sentence)
         self.evaluator.close()
         self.metrics.close()
         self.env.close()
@@ -205,8 +206,11 @@ class _Run:
 
     def _report_evaluation(self, wait: bool) -> None:
         """Writes the result of the evaluation under way, if there is one."""
-        if finished := self.evaluator.take(wait):
-            self._write_evaluation(*finished)
+        try:
+            if done := self.evaluator.take(wait):
+                self._write_evaluation(*done)
+        except Exception as error:  # it costs its figure, not the training
+            self.metrics.say(f"warning: an evaluation failed: {type(error).__name__}: {error}")
 
     def _write_evaluation(self, counters: dict[str, float], result: Evaluation) -> None:
         self.metrics.write(counters | {"eval_return": result.mean, "eval_return_std": result.std})

@@ -14,7 +14,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec(compile(EXAMPLE, str(README), "exec"), names)
     assert names["action"].shape == (1,)
-    assert names["result"].updates == 201
+    assert names["result"].updates == 200
     assert (names["result"].run_dir / "checkpoint.pt").is_file()
 
 

@@ -29,6 +29,11 @@ _RESET_SHARE = 64
 _SLAB = 64
 
 
+# XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data: a guess on the
+# safe side until a GPU has measured it.
+_COPIES_OF_A_WORLD = 8
+
+
 class _Worlds(NamedTuple):
     """The device state of all worlds (leading axis B) and of the initial-state pool (P)."""
 
@@ -39,10 +44,6 @@ class _Worlds(NamedTuple):
     pool: dict[str, jax.Array]  # (P, ...)
     filled: jax.Array  # () int32, the pool's rows so far
     taken: jax.Array  # () int32, rows used so far
-
-
-# XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data.
-_COPIES_OF_A_WORLD = 8
 
 
 class MjxEngine:

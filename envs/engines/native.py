@@ -29,6 +29,7 @@ from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.outcome import observation, outcome
+from fastsac.envs.registry import Task
 from fastsac.envs.suite import STATE, Suite
 
 _WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning.__members__)[:-1]]
@@ -41,10 +42,15 @@ _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 # cores; 0.85x where another program keeps one of them busy).
 _WORTH_A_THREAD_US = 75.0
 _CALIBRATION_STEPS = 30
-# Measured: 1024 worlds took 0.25 (cheetah) and 0.29 MB each (humanoid).
-WORLD_BYTES = 300_000
+# Measured with 16 to 1024 worlds: 0.18 to 0.29 MB each of most domains, and these.
+_WORLD_BYTES = {"dog": 2_500_000, "quadruped_escape": 14_000_000}
 
 _this_thread = threading.local()
+
+
+def world_bytes(task: Task) -> int:
+    """Returns about how much memory a world of a task takes."""
+    return _WORLD_BYTES.get(task.full_name, _WORLD_BYTES.get(task.domain, 300_000))
 
 
 class NativeEngine:

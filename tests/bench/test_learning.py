@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fastsac.bench import learning
-from fastsac.bench.learning import (
-    Summary,
+from fastsac.bench.learning import Summary
+from fastsac.bench.run_statistics import (
     bootstrap_interval,
     common_grid,
     interquartile_mean,
@@ -26,6 +26,17 @@ SMALL = (
     "--replay-capacity 400 --eval-every 300 --eval-episodes 1 --final-eval-episodes 2 "
     "--hidden-sizes 16 16"
 )
+
+
+def test_runs_that_ended_apart_keep_their_own_ends():
+    assert common_grid([np.array([18.0]), np.array([20.0, 23.0])]).tolist() == [18]
+    ends = [(18.0, 200.0), (23.0, 900.0)]
+    curves = [
+        {c: np.array([x]) for c in ("step", "seconds", "cpu_seconds")}
+        | {"eval_return": np.array([y])}
+        for x, y in ends
+    ]
+    assert "| 550.0 [200.0, 900.0] |" in learning.table({"t": {"a": Summary(curves)}}, "a")
 
 
 @pytest.mark.parametrize(

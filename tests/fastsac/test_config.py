@@ -144,6 +144,13 @@ def test_the_runs_sentence_names_its_flag(field, value):
             "temperature target-entropy-per-dim",
         ),
         (lambda: TrainConfig("x", num_envs=8, replay_capacity=7), "replay-capacity num-envs"),
+        (
+            lambda: TrainConfig("x", num_envs=64, learning_starts=99, total_steps=100),
+            "learning-starts num-envs total-steps",
+        ),
+        (lambda: TrainConfig("x", n_step=9000, total_steps=9000), "n-step total-steps"),
+        (lambda: SACConfig(initial_std=1.5, log_std_max=0.0), "initial-std log-std-max"),
+        (lambda: SACConfig(initial_std=0.001, log_std_min=-5.0), "initial-std log-std-min"),
         (lambda: TrainConfig("x", total_steps=5000), "learning-starts total-steps"),
     ],
 )
@@ -157,7 +164,7 @@ def test_contradictions_name_both_flags(make, flags):
     "make",
     [
         lambda: SACConfig(gamma=0.0, tau=1.0, temperature=0.0, num_critics=1, hidden_sizes=(1,)),
-        lambda: TrainConfig("x", seed=0, learning_starts=0, total_steps=1),
+        lambda: TrainConfig("x", seed=0, learning_starts=0, total_steps=2),
         lambda: TrainConfig("x", seed=2**32 - 1, learning_starts=4999, total_steps=5000),
         lambda: TrainConfig("x", num_envs=8, replay_capacity=8, updates_per_step=1),
     ],
@@ -320,5 +327,6 @@ def test_task_presets_name_real_presets_tasks_and_fields():
 def test_the_number_of_worlds_picks_the_preset(num_envs, preset, monkeypatch):
     config = parsed(monkeypatch, "--num-envs", str(num_envs))
     assert config == preset_config("cartpole_swingup", preset, num_envs=num_envs)
+    assert config == parsed(monkeypatch, f"--num_envs={num_envs}")
     named = parsed(monkeypatch, "--num-envs", str(num_envs), "--preset", "seed")
     assert named == preset_config("cartpole_swingup", "seed", num_envs=num_envs)

@@ -71,6 +71,9 @@ def test_the_sentence_names_every_part_and_its_flag(monkeypatch):
 
 
 def test_too_many_native_worlds_are_refused_before_they_are_made():
-    config = TrainConfig("cheetah_run", num_envs=10**7, replay_capacity=10**8, engine="native")
+    many = {"num_envs": 10**7, "replay_capacity": 10**8, "total_steps": 10**9}
+    config = TrainConfig("cheetah_run", engine="native", **many)
     with pytest.raises(ConfigError, match="--num-envs 10000000 needs about 3000.00 GB .* lower it"):
         memory_plan.require_worlds(config)
+    with pytest.raises(ConfigError, match="needs about 57.34 GB"):  # a model a world
+        memory_plan.require_worlds(TrainConfig("quadruped_escape", num_envs=4096))

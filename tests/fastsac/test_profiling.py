@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 import fastsac
+from fastsac import profiling
 from fastsac.presets import preset_config
 from fastsac.profiling import overlaps
 
@@ -10,6 +13,22 @@ from fastsac.profiling import overlaps
 def test_overlaps_by_hand():
     assert overlaps([(0, 10), (20, 30)], [(5, 22), (28, 40)]) == [(5, 10), (20, 22), (28, 30)]
     assert overlaps([(0, 1)], [(1, 2)]) == [] == overlaps([], [(0, 1)])
+
+
+def test_spans_are_the_hosts_own():
+    span = {"name": "updates", "ts": 0, "dur": 9, "cat": "user_annotation"}
+    events = [span, {**span, "cat": "gpu_user_annotation", "dur": 99}, {"name": "updates"}]
+    assert profiling._intervals(events, "updates") == [(0, 9)]
+
+
+@pytest.mark.parametrize("steps", [0, 5, 30])
+def test_a_run_too_short_for_a_trace_says_so(steps, tmp_path):
+    profiler = profiling.Profiler(tmp_path)
+    assert [profiler.step() for _ in range(steps)] == [None] * steps
+    assert (
+        profiler.close() == f"no trace: --profile needs 40 vector steps with updates, not {steps}"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_runs_trace_shows_physics_beside_updates(tmp_path, capsys):

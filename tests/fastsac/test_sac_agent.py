@@ -35,6 +35,12 @@ def make_batch(seed, size=32, obs_dim=OBS, action_dim=ACT):
     )
 
 
+def test_whole_numbers_are_numbers():
+    agent = SAC(OBS, ACT, SACConfig(hidden_sizes=(8,), tau=1, learning_rate=1, gamma=0))
+    assert agent.update(make_batch(0))["critic_loss"].dtype == torch.float32
+    assert torch.equal(agent.critics_flat, agent.target_flat)
+
+
 def train(agent, first, count):
     for seed in range(first, first + count):
         batch = make_batch(seed)

@@ -153,6 +153,19 @@ def test_an_interrupted_run_keeps_what_it_learned(tmp_path, monkeypatch):
     assert checkpoint.load(tmp_path / "run")["counters"] == {"steps": 168, "updates": 12}
 
 
+def test_a_failed_evaluation_costs_its_figure_not_the_training(tmp_path, monkeypatch, capsys):
+    from fastsac import background
+
+    def fails(*arguments):
+        raise ArithmeticError("no luck")
+
+    monkeypatch.setattr(background, "evaluate_in", fails)
+    config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL)
+    result = fastsac.train(config)
+    assert "warning: an evaluation failed: ArithmeticError: no luck" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "run")["counters"]["steps"] == result.steps == 600
+
+
 def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
     limits = {"total_steps": 10**9, "max_seconds": 8.0, "eval_every": 10**9}
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL | limits)

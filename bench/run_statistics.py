@@ -1,0 +1,39 @@
+"""Statistics over a few runs, as in Agarwal et al. 2021 (arXiv 2108.13264)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Returns the mean without the lowest and the highest quarter, each rounded down."""
+    count = values.shape[axis]
+    middle = range(count // 4, count - count // 4)
+    return np.take(np.sort(values, axis), middle, axis).mean(axis)
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the 95% percentile interval of the IQM over runs (R, ...); None for fewer than 2."""
+    count = len(values)
+    if count < 2:
+        return None
+    drawn = np.random.default_rng(0).integers(count, size=(2000, count))
+    low, high = np.quantile(interquartile_mean(values[drawn], axis=1), [0.025, 0.975], axis=0)
+    return low, high
+
+
+def common_grid(steps: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns all runs' steps from the latest start to the earliest end, ascending."""
+    first, last = max(s[0] for s in steps), min(s[-1] for s in steps)
+    every = np.unique(np.concatenate(steps))
+    inside = every[(every >= first) & (every <= last)]
+    return inside if len(inside) else np.array([last])  # runs that a time limit ended apart
+
+
+def time_to_return(x: np.ndarray, returns: np.ndarray, target: float) -> float | None:
+    """Returns the x at which a curve (P,) first reaches the target, linear between its points."""
+    reached = np.flatnonzero(returns >= target)
+    if not len(reached):
+        return None
+    around = slice(max(reached[0] - 1, 0), reached[0] + 1)
+    return float(np.interp(target, returns[around], x[around]))
