@@ -7,7 +7,11 @@ from typing import Any
 from fastsac.config import SACConfig, TrainConfig
 from fastsac.errors import ConfigError
 
-# What SAC wants at a large scale, where an update costs far more than the steps it learns from.
+# What SAC is given where an update costs far more than the steps it learns from, as the published
+# large-scale recipes have it. On cheetah_run with the cpu preset (bench/results/learning) n-step
+# returns, the low initial temperature, observation normalisation and one of layer norm and atoms
+# each made a difference of 130 or more in return after 100k steps; the mean of the critics, the
+# delay (which saves a fifth of the time) and the initial policy made none beyond the seeds'.
 _INGREDIENTS: dict[str, Any] = {
     "layer_norm": True,
     "normalize_obs": True,
@@ -59,6 +63,9 @@ _LEAST_WORLDS = ((1024, "fast"), (16, "cpu"), (-math.inf, "seed"))
 
 # Exceptions to a preset, by (preset, task).
 TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    # `make train` shows this one: both seeds were above 850 by then (bench/results/learning).
+    ("cpu", "cartpole_swingup"): {"total_steps": 120_000},
+} | {
     # All other rewards of the suite lie in [0, 1]; lqr's have no lower bound, so no atom is least.
     (preset, task): {"sac": dataclasses.replace(PRESETS[preset]["sac"], num_atoms=None)}
     for preset in ("cpu", "fast")
