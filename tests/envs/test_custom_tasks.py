@@ -245,7 +245,7 @@ def test_training_ends_with_a_policy_for_it(tmp_path, capsys):
     small |= dict(replay_capacity=1000, final_eval_episodes=1)
     small |= dict(run_dir=str(tmp_path / "run"), sac=fastsac.SACConfig(hidden_sizes=(16, 16)))
     result = fastsac.train(preset_config("slider", **small))
-    assert result.steps == 240 and result.updates == 82
+    assert result.steps == 240 and result.updates == 80
     assert len(result.evaluation.returns) == 1 and np.isfinite(result.evaluation.mean)
     policy = fastsac.load_policy(tmp_path / "run")
     assert (policy.task, policy.obs_dim, policy.action_dim) == ("slider", 2, 1)
