@@ -229,6 +229,7 @@ class _Run:
         # All at once: the one time in log_seconds that the device is waited for.
         values = torch.stack([x.double() for x in measured.values()]).tolist()
         row |= dict(zip(measured, values, strict=True))
+        row["invalid_transitions"] = int(row["invalid_transitions"])  # a count
         if math.isnan(row["train_return"]):  # no episode ended
             del row["train_return"]
         self._warn_of_rewards(row.pop("lowest"), row.pop("highest"))

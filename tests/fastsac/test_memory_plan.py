@@ -44,7 +44,6 @@ def test_networks_and_replay_are_what_the_learner_holds(precision, atoms):
     assert plan.networks == held
 
 
-@pytest.mark.slow
 def test_4096_humanoids_and_a_million_transitions_fit_24_gb():
     from fastsac.envs.engines.mjx import MjxEngine
     from fastsac.envs.registry import find
