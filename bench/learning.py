@@ -35,6 +35,8 @@ from fastsac.bench.run_statistics import (
 )
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
+from fastsac.plot import panels_of_returns
+from fastsac.run_directory import short_name
 
 # pytorch_sac's averages, (environment steps, return): github.com/denisyarats/pytorch_sac.
 PUBLISHED = {
@@ -92,7 +94,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """The run's own directory."""
-        return self.directory / _short(self.task) / f"{self.setting}-{self.seed}"
+        return self.directory / short_name(self.task) / f"{self.setting}-{self.seed}"
 
     def curve(self, finished: bool = True) -> Curve | None:
         """Returns the evaluations, or None where there are none or, if asked, the last lacks."""
@@ -106,10 +108,6 @@ class Run:
             return None
         last = [curve[column][-1] for column in ("step", "seconds")] if rows else [-1, -1]
         return curve if rows and (not finished or np.greater_equal(last, limits).any()) else None
-
-
-def _short(task: str) -> str:
-    return Path(task.rpartition(":")[2]).stem  # of a task in a file
 
 
 def train_all(runs: Sequence[Run], jobs: int, threads: int) -> int:
@@ -207,10 +205,10 @@ def report(directory: Path) -> None:
     summaries = {task: {s: Summary(c) for s, c in each.items()} for task, each in curves.items()}
     text = table(summaries, next(iter(rows.values()))["baseline"])
     print(text)
-    pictures = "".join(f"\n![{task}]({_short(task)}.png)\n" for task in summaries)
+    pictures = "".join(f"\n![{task}]({short_name(task)}.png)\n" for task in summaries)
     (directory / "README.md").write_text(_TITLE + text + pictures)
     for task, settings in summaries.items():
-        draw(task, settings).savefig(directory / f"{_short(task)}.png", dpi=120)
+        draw(task, settings).savefig(directory / f"{short_name(task)}.png", dpi=120)
 
 
 def table(summaries: dict[str, dict[str, Summary]], baseline: str) -> str:
@@ -244,27 +242,20 @@ def _to_return(one: Summary, baseline: Summary | None, axis: str) -> str:
 
 def draw(task: str, settings: dict[str, Summary]) -> Any:
     """Returns a figure of a task's settings against steps, seconds and CPU seconds."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter
-    except ModuleNotFoundError as error:
-        raise RunError("plots need matplotlib: pip install 'fastsac[plot]'") from error
-    figure = Figure(figsize=(15, 4), layout="constrained")
-    panels = figure.subplots(1, len(_AXES), sharey=True)
-    for panel, (axis, label) in zip(panels, _AXES.items(), strict=True):
+    figure, panels = panels_of_returns(_AXES)
+    for axis, panel in panels.items():
         for name, one in settings.items():
             seeds = f"{name} (seeds: {len(one.returns)})"
             (line,) = panel.plot(one.x[axis], one.mean, marker=".", label=seeds)
             if band := bootstrap_interval(one.returns):
                 panel.fill_between(one.x[axis], *band, color=line.get_color(), alpha=0.2)
-        panel.set(xlabel=label, xlim=(0, None), ylim=(0, 1000))
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        panel.grid(alpha=0.3)
+        panel.set_xlim(0, None)
     last = max(one.x["step"][-1] for one in settings.values())
     if points := [point for point in PUBLISHED.get(task, []) if point[0] <= last]:
-        panels[0].plot(*zip(*points, strict=True), "kx", label="pytorch_sac, published average")
-    panels[0].set(title=task, ylabel="return, IQM and 95% interval")
-    panels[0].legend()
+        label = "pytorch_sac, published average"
+        panels["step"].plot(*zip(*points, strict=True), "kx", label=label)
+    panels["step"].set(title=task, ylabel="return, IQM and 95% interval")
+    panels["step"].legend()
     return figure
 
 

@@ -1,13 +1,13 @@
 """Checkpoints: one file of tensors and plain values, written atomically."""
 
 import io
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastsac.atomic_write import write_atomically
 from fastsac.errors import CheckpointError
 
 FORMAT = 3
@@ -28,21 +28,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     # Through memory, since torch.save reports a full disk without its reason.
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"could not write {path}: {error.strerror}") from error
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_atomically(path, buffer.getbuffer())
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -116,11 +116,19 @@ def _eval(args: list[str]) -> None:
     if parsed.json:
         print(json.dumps(result.as_dict()))
         return
-    for i, value in enumerate(result.returns):
-        print(f"episode {i}: {value:.1f}")
+    _print_returns(result.returns)
     print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
-    if result.diverged:
-        print(f"{result.diverged} episodes ended early because the physics diverged")
+    _print_diverged(result.diverged)
+
+
+def _print_returns(returns: Sequence[float]) -> None:
+    for i, value in enumerate(returns):
+        print(f"episode {i}: {value:.1f}")
+
+
+def _print_diverged(episodes: int) -> None:
+    if episodes:
+        print(f"{episodes} episodes ended early because the physics diverged")
 
 
 def _video(args: list[str]) -> None:
@@ -142,10 +150,8 @@ def _video(args: list[str]) -> None:
     from fastsac.video import Shot, record
 
     film = record(run, output, Shot(**shot))
-    for i, value in enumerate(film.returns):
-        print(f"episode {i}: {value:.1f}")
-    if film.diverged:
-        print(f"{film.diverged} episodes ended early because the physics diverged")
+    _print_returns(film.returns)
+    _print_diverged(film.diverged)
     seconds, kilobytes = film.frames * film.frame_seconds, output.stat().st_size / 1000
     print(f"{output}: {seconds:.1f} s, {1 / film.frame_seconds:.3g} fps, {kilobytes:.0f} kB")
 

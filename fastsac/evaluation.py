@@ -118,10 +118,7 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
         UserError: no usable checkpoint there, it is of another task than the run directory says,
             or a number is out of range.
     """
-    if episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1, got {episodes}")
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"--seed must be in [0, 2**32), got {seed}")
+    require_episodes(episodes, seed)
     policy = load_policy(path)
     directory = Path(path) if Path(path).is_dir() else Path(path).parent
     recorded = run_directory.recorded_task(directory)
@@ -130,6 +127,18 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
             f"{path} has a checkpoint of {policy.task}, but {directory} is a run of {recorded}"
         )
     return evaluate(policy, policy.task, episodes, seed, backend)
+
+
+def require_episodes(episodes: int, seed: int) -> None:
+    """Refuses a number of episodes or a seed out of range.
+
+    Raises:
+        ConfigError: with the flag.
+    """
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, got {episodes}")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed must be in [0, 2**32), got {seed}")
 
 
 def in_dm_control(

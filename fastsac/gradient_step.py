@@ -75,29 +75,25 @@ def _step_critics(
     discount = learner.discount**batch.steps
     others = (next_sample.log_prob, alpha, discount)
     reduction = learner.config.critic_reduction
-    loss: torch.Tensor | None = None
     if critics.atoms is not None:
         share = (weight / len(weight)).expand(output.shape[:2])
         moved = Transitions(batch.reward, batch.terminated, *others)
-        loss, by_output = categorical_td_gradient(
+        cross_entropy, by_output = categorical_td_gradient(
             share, output, next_output, moved, critics.atoms, reduction
         )
         by_output.masked_fill_((weight == 0)[:, None], 0)  # 0 times what is no number
+        loss = losses.weighted_mean(cross_entropy, weight).sum() if report else None
     else:
         next_q = critics.values(next_output)
         target = soft_td_target(batch.reward, batch.terminated, next_q, *others, reduction)
         by_output = losses.critic_loss_gradient(output[..., 0], target, weight)[..., None]
+        loss = losses.critic_loss(output[..., 0], target, weight) if report else None
     weights = learner.critic_weights
     tape.differentiate(by_output, weights.gradients)
     learner.critic_optimizer.step(weights.gradient)
     weights.publish()
     learner.target_weights.publish()
-    if not report:
-        return {}
-    q = critics.values(output)
-    if loss is None:
-        return {"critic_loss": losses.critic_loss(q, target, weight), "q": q.mean()}
-    return {"critic_loss": losses.weighted_mean(loss, weight).sum(), "q": q.mean()}
+    return {} if loss is None else {"critic_loss": loss, "q": critics.values(output).mean()}
 
 
 def _step_actor(
@@ -111,9 +107,10 @@ def _step_actor(
     mean, log_std, noise, action, log_prob = sample
     reduction = learner.config.critic_reduction
     output, critics_tape = learner.critics.mlp.record(batch.obs, action)
-    q = learner.critics.values(output)
+    distribution = learner.critics.distribution(output)
+    q = learner.critics.mean(distribution)
     by_log_prob, by_q = losses.policy_loss_gradient(q, alpha, batch.weight, reduction)
-    by_output = learner.critics.by_output(output, by_q)
+    by_output = learner.critics.by_output(distribution, q, by_q)
     by_action = critics_tape.input_gradient(by_output, part=1)
     clamps = learner.log_std_clamps
     by_head = tanh_gaussian_gradient(mean, log_std, noise, by_action, by_log_prob, *clamps)

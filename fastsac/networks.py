@@ -251,13 +251,23 @@ class Critics(nn.Module):
 
     def values(self, output: torch.Tensor) -> torch.Tensor:
         """Returns Q (E, B) of the networks' output (E, B, N), N the number of atoms or 1."""
-        if self.atoms is None:
-            return output[..., 0]
-        return torch.softmax(output, dim=-1) @ self.atoms.values(output)
+        return self.mean(self.distribution(output))
 
-    def by_output(self, output: torch.Tensor, by_value: torch.Tensor) -> torch.Tensor:
-        """Returns the gradient of the output (E, B, N) from that of Q (E, B)."""
+    def distribution(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns the atoms' probabilities (E, B, N); without atoms the output, Q itself."""
+        return output if self.atoms is None else torch.softmax(output, dim=-1)
+
+    def mean(self, distribution: torch.Tensor) -> torch.Tensor:
+        """Returns Q (E, B) of a distribution (E, B, N)."""
         if self.atoms is None:
-            return by_value[..., None]
-        p, z = torch.softmax(output, dim=-1), self.atoms.values(output)
-        return p * (z - (p @ z)[..., None]) * by_value[..., None]
+            return distribution[..., 0]
+        return distribution @ self.atoms.values(distribution)
+
+    def by_output(
+        self, distribution: torch.Tensor, q: torch.Tensor, by_q: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the gradient of the output (E, B, N) from that of Q (E, B), its mean."""
+        if self.atoms is None:
+            return by_q[..., None]
+        z = self.atoms.values(distribution)
+        return distribution * (z - q[..., None]) * by_q[..., None]

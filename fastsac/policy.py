@@ -45,9 +45,10 @@ class Policy:
         self._device = torch.device(device)
         self._actor = Actor(obs_dim, action_dim, config, torch.Generator()).to(self._device)
         FlatWeights(self._actor).load_state_dict(weights)
-        self._normalizer = RunningNorm(obs_dim).to(self._device) if normalizer else None
-        if self._normalizer:
-            self._normalizer.load_state_dict(normalizer or {})
+        self._normalizer: RunningNorm | None = None
+        if normalizer is not None:
+            self._normalizer = RunningNorm(obs_dim).to(self._device)
+            self._normalizer.load_state_dict(normalizer)
 
     @classmethod
     def snapshot(cls, learner: LearnerState, task: str) -> "Policy":

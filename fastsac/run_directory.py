@@ -25,7 +25,7 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
             no room; nothing was written.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(config.run_dir or f"runs/{_short(config.task)}-{stamp}")
+    path = Path(config.run_dir or f"runs/{short_name(config.task)}-{stamp}")
     if config.run_dir and path.is_dir() and any(path.iterdir()):
         what = "another run" if (path / CONFIG).exists() else "other files"
         raise RunError(f"{path} holds {what}; choose another --run-dir")
@@ -44,8 +44,8 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
     return path
 
 
-def _short(task: str) -> str:
-    """A task's name; of one in a file, without the file's folder."""
+def short_name(task: str) -> str:
+    """Returns a task's name; of one in a file, without the file's folder."""
     return Path(task.rpartition(":")[2]).stem
 
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fastsac.atomic_write import write_atomically
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
 from fastsac.policy import load_policy
@@ -20,7 +21,7 @@ def _no_opengl(error: Exception) -> RunError:
 
 
 try:
-    from fastsac.evaluation import in_dm_control
+    from fastsac.evaluation import in_dm_control, require_episodes
 except (ImportError, AttributeError) as error:  # PyOpenGL, without the library MUJOCO_GL names
     raise _no_opengl(error) from error
 
@@ -49,8 +50,7 @@ class Shot:
     seed: int = EVAL_SEED
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ConfigError(f"--episodes must be at least 1, got {self.episodes}")
+        require_episodes(self.episodes, self.seed)
         if not _MIN_SIDE <= min(self.size) <= max(self.size) <= _MAX_SIDE:
             got = "{}x{}".format(*self.size)
             raise ConfigError(f"--size takes {_MIN_SIDE} to {_MAX_SIDE} pixels a side, got {got}")
@@ -58,8 +58,6 @@ class Shot:
             raise ConfigError(f"--fps must be at least 1, got {self.fps:g}")
         if not self.seconds > 0:
             raise ConfigError(f"--seconds must be above 0, got {self.seconds:g}")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"--seed must be in [0, 2**32), got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +95,11 @@ def record(run: str | Path, output: Path, shot: Shot) -> Film:
         raise RunError(f"cannot write -o {output}: {what}")
     policy = load_policy(run)
     returns, diverged = in_dm_control(policy, policy.task, shot.episodes, shot.seed, crew)
-    _write(output, crew.writer.encode())
-    return Film(tuple(returns), diverged, crew.frames, crew.frame_seconds)
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        write_atomically(output, crew.writer.encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"could not write {path}: {error.strerror}") from error
+        raise RunError(str(error)) from error
+    return Film(tuple(returns), diverged, crew.frames, crew.frame_seconds)
 
 
 class _Crew:

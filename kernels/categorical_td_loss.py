@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from fastsac.kernels.compiler import jit, next_power_of_2, require, runs_on, tl
 from fastsac.kernels.soft_td_target import Reduction
 
+_Pair = tuple[torch.Tensor, torch.Tensor]
 _CHUNK = 16  # target atoms that a program computes at a time
 
 
@@ -226,12 +227,11 @@ def fused(logits: torch.Tensor, *others: Any) -> torch.Tensor:
     return _CategoricalTdLoss.apply(logits, *others)
 
 
-def fused_gradient(
-    loss_grad: torch.Tensor, logits: torch.Tensor, *others: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_gradient(loss_grad: torch.Tensor, logits: torch.Tensor, *others: Any) -> _Pair:
     """The kernels one after the other: the loss and the gradient of the logits."""
-    loss, *saved = _launch_forward(logits.contiguous(), *others)
-    return loss, _launch_backward(logits.contiguous(), saved, loss_grad)
+    logits = logits.contiguous()
+    loss, *saved = _launch_forward(logits, *others)
+    return loss, _launch_backward(logits, saved, loss_grad)
 
 
 def reference(
@@ -247,9 +247,7 @@ def reference(
     return -(target * F.log_softmax(logits, dim=-1)).sum(-1)
 
 
-def reference_gradient(
-    loss_grad: torch.Tensor, logits: torch.Tensor, *others: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
+def reference_gradient(loss_grad: torch.Tensor, logits: torch.Tensor, *others: Any) -> _Pair:
     """The loss and the gradient of the logits by the formulas."""
     target = _projected(*others)
     log_p = F.log_softmax(logits, dim=-1)
@@ -311,7 +309,7 @@ def categorical_td_gradient(
     transitions: Transitions,
     atoms: Atoms,
     reduction: Reduction = "min",
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> _Pair:
     """Returns ``categorical_td_loss`` (E, B) and the gradient of its logits, without autograd.
 
     Args:

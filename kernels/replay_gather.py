@@ -129,9 +129,7 @@ def reference(
     if mean is not None and var is not None:
         scale = torch.rsqrt(var + EPSILON)
         obs, next_obs = (obs - mean) * scale, (next_obs - mean) * scale
-    flat = (x[:, 0] for x in (reward, terminated, weight, steps))
-    reward, terminated, weight, steps = flat
-    return obs, action, reward, terminated, next_obs, weight, steps
+    return obs, action, reward[:, 0], terminated[:, 0], next_obs, weight[:, 0], steps[:, 0]
 
 
 @torch.no_grad()

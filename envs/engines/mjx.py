@@ -27,8 +27,6 @@ from fastsac.envs.suite import SENSORS, STATE, Suite
 _RESET_SHARE = 64
 # Pool rows that are renewed together.
 _SLAB = 64
-
-
 # XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data: a guess on the
 # safe side until a GPU has measured it.
 _COPIES_OF_A_WORLD = 8

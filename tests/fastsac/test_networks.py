@@ -157,7 +157,8 @@ def test_the_gradients_of_atoms_are_autograds(close):
     e, atoms = torch.exp(logits), [-1 + 0.6 * j for j in range(11)]
     want = sum(z * e[..., j] for j, z in enumerate(atoms)) / e.sum(-1)
     close(critics.values(output), want, "float64")
-    by_output = critics.by_output(output, by_value)
+    distribution = critics.distribution(output)
+    by_output = critics.by_output(distribution, critics.mean(distribution), by_value)
     close(by_output, torch.autograd.grad(want, logits, by_value)[0], "float64")
     # And through the networks, as the actor has them.
     value = critics(obs, action)

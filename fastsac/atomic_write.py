@@ -1,0 +1,32 @@
+"""Files that a reader sees old or new, never in part."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Writes a file whole or not at all, and waits until the disk has it.
+
+    Args:
+        path: the file to make or to replace.
+        data: all of it.
+
+    Raises:
+        OSError: with the path; the disk is full or the directory is not writable. The old file is
+            intact.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"could not write {path}: {error.strerror}") from error
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
