@@ -56,6 +56,16 @@ class InitialStates:
         """Returns the arguments that continue this sequence: seed and start."""
         return {"seed": self._seed, "start": self.taken}
 
+    def check(self) -> None:
+        """Raises what has stopped the thread, before ``take`` comes to the rows that are missing.
+
+        Raises:
+            Exception: whatever dm_control raised.
+        """
+        for job in self._ahead:
+            if job.done():
+                job.result()
+
     def close(self) -> None:
         """Ends the background thread."""
         self._worker.shutdown(wait=True, cancel_futures=True)

@@ -165,6 +165,29 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
         return self._to_device(self.engine.set_state(rows))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a later process goes on from: tensors on the CPU, and numbers.
+
+        The state of get_state, episode clocks and the place in the sequence of initial states. From
+        the native engine the steps that follow are the same to the last bit.
+        """
+        self._require_ready()
+        return {"seed": self._seed, "engine": self.engine.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state_dict of an env of the same task, engine and number of worlds.
+
+        The observation to act on is the one that was returned before state_dict was called.
+        """
+        if self._state == "closed":
+            raise RuntimeError(_WRONG_STATE["closed"])
+        if self._state == "sent":
+            self.recv()
+        self._state = "new"  # if it fails, the worlds must be reset
+        self.engine.load_state_dict(state["engine"])
+        self._seed = state["seed"]
+        self._state = "ready"
+
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the engine's threads; ``close`` calls it."""
         self._state = "closed"

@@ -256,10 +256,10 @@ class _Run:
             "config": run_directory.to_json(self.config),
             "agent": self.agent.state_dict(),
             "counters": {"steps": self.steps, "updates": self.updates},
+            "env": self.env.state_dict(),
             "rng": {
                 "actions": self._random.get_state(),
                 "replay": self.replay.state_dict(),
-                "initial_states": self.env.engine.initial_states(),
             },
         }
         try:

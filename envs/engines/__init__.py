@@ -1,7 +1,7 @@
 """The engines that step a task's worlds: C MuJoCo in threads, or MJX under jit."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -63,8 +63,14 @@ class Engine(Protocol):
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """Replaces these fields in all worlds, refreshes all else, and returns obs."""
 
-    def initial_states(self) -> dict[str, int]:
-        """Returns the seed of the initial states and how many were taken."""
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the engine goes on from after reset, on the CPU: nothing is shared."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what state_dict returned, of the same task and number of worlds."""
+
+    def check(self) -> None:
+        """Raises what stopped the thread that draws initial states, if something has."""
 
     def close(self) -> None:
         """Ends the engine's threads."""

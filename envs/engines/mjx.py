@@ -44,6 +44,9 @@ class _Worlds(NamedTuple):
     taken: jax.Array  # () int32, rows used so far
 
 
+_COUNTS = ("clocks", "rows", "filled", "taken")  # of the worlds and the pool, int32
+
+
 class MjxEngine:
     """Steps num_envs worlds with MJX on jax's default device.
 
@@ -122,10 +125,6 @@ class MjxEngine:
         """See Engine.recv."""
         return Step(*map(to_torch, self._pending))
 
-    def initial_states(self) -> dict[str, int]:
-        """See Engine.initial_states."""
-        return self._source.state_dict() if self._source else {}
-
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; in jax's default float type."""
         return {k: to_torch(v) for k, v in self._current_rows().items()}
@@ -135,6 +134,36 @@ class MjxEngine:
         rows = self._current_rows() | self._cast(state)
         self._worlds, obs = self._set(self._worlds, rows)
         return to_torch(obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Engine.state_dict; the state goes on to float rounding, not to the last bit."""
+        assert self._worlds and self._source, "reset comes first"
+        worlds = self._worlds
+        return {
+            "state": _on_cpu(self._current_rows()),
+            "pool": _on_cpu(worlds.pool),
+            "counts": _on_cpu({k: getattr(worlds, k) for k in _COUNTS}),
+            "written": self._written,
+            "steps_until_renewal": self._steps_until_renewal,
+            "initial_states": self._source.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See Engine.load_state_dict."""
+        self.close()
+        self._source = InitialStates(self.suite, **state["initial_states"])
+        self._written = state["written"]
+        self._steps_until_renewal = state["steps_until_renewal"]
+        counts = {k: self._put(v.numpy()) for k, v in state["counts"].items()}
+        pool = self._cast({k: v.numpy() for k, v in state["pool"].items()})
+        worlds, _ = self._start(pool, counts["clocks"], counts["filled"])
+        rows = self._cast({k: v.numpy() for k, v in state["state"].items()})
+        self._worlds, _ = self._set(worlds._replace(**counts), rows)
+
+    def check(self) -> None:
+        """See Engine.check."""
+        if self._source:
+            self._source.check()
 
     def close(self) -> None:
         """See Engine.close."""
@@ -297,6 +326,11 @@ class MjxEngine:
             lambda carry: carry[0].any(), reset_some, (done, worlds, obs)
         )
         return worlds, obs
+
+
+def _on_cpu(arrays: dict[str, jax.Array]) -> dict[str, torch.Tensor]:
+    """Returns copies: jax refuses to donate what torch has a view of."""
+    return {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
 
 
 def _renew_rows(

@@ -97,9 +97,8 @@ class NativeEngine:
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
-        if self._pool:
-            self._pool.close()
-        self._pool = InitialStates(self.suite, seed)
+        self._draw_from(seed)
+        assert self._pool
         self._clocks[:] = clocks
         self._initialise(np.arange(self._num_envs), self._pool.take(self._num_envs))
         return torch.from_numpy(self._observe())
@@ -127,10 +126,6 @@ class NativeEngine:
         arrays = (next_obs, obs, reward, terminated, truncated, invalid)
         return Step(*map(torch.from_numpy, arrays))
 
-    def initial_states(self) -> dict[str, int]:
-        """See Engine.initial_states."""
-        return self._pool.state_dict() if self._pool else {}
-
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float64."""
         state = self._state | self._models.rows
@@ -142,11 +137,38 @@ class NativeEngine:
         self._initialise(np.arange(self._num_envs), current | state)
         return torch.from_numpy(self._observe())
 
+    def state_dict(self) -> dict[str, Any]:
+        """See Engine.state_dict."""
+        assert self._pool, "reset comes first"
+        return {
+            "state": self.get_state(),
+            "clocks": torch.from_numpy(self._clocks.copy()),
+            "initial_states": self._pool.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See Engine.load_state_dict."""
+        self._draw_from(**state["initial_states"])
+        self._clocks[:] = state["clocks"].numpy()
+        rows = {k: v.numpy() for k, v in state["state"].items()}
+        self._initialise(np.arange(self._num_envs), rows)
+
+    def check(self) -> None:
+        """See Engine.check."""
+        if self._pool:
+            self._pool.check()
+
     def close(self) -> None:
         """See Engine.close."""
         self._worker.shutdown(wait=True)
         if self._pool:
             self._pool.close()
+
+    def _draw_from(self, seed: int, start: int = 0) -> None:
+        """Begins the sequence of initial states, or enters it."""
+        if self._pool:
+            self._pool.close()
+        self._pool = InitialStates(self.suite, seed, start)
 
     def _step_beside(self) -> None:
         with torch.profiler.record_function("physics"):  # 5 us; what --profile looks for

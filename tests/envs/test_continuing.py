@@ -1,0 +1,100 @@
+"""An env that goes on from another's state_dict: the same steps to the last bit."""
+
+import io
+
+import pytest
+import torch
+
+import fastsac
+
+QUICK = (
+    "cartpole_swingup",  # RK4
+    "reacher_hard",  # a model field a world
+    "lqr_lqr_2_1",  # a model a world, termination
+    "hopper_hop",  # touch sensors
+    "humanoid_run",  # contacts
+    "ball_in_cup_catch",
+    "manipulator_insert_peg",
+)
+WORLDS = 5
+
+
+def actions(env, steps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(steps, env.num_envs, env.action_dim, generator=generator) * 2 - 1
+
+
+def stored(state):
+    """As a checkpoint would hold it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def assert_continues(env, other, steps):
+    other.load_state_dict(stored(env.state_dict()))
+    for action in actions(env, steps, 1):
+        expected, found = env.step(action), other.step(action)
+        for a, b in zip(expected[:4], found[:4], strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(expected[4]["final_obs"], found[4]["final_obs"])
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(t, marks=() if t in QUICK else pytest.mark.slow) for t in fastsac.tasks()]
+)
+def test_another_env_goes_on(task):
+    env, other = (fastsac.make(task, WORLDS, "native", seed=s) for s in (3, 4))
+    env.reset(options={"spread_clocks": True})
+    limit = env.max_episode_steps
+    for action in actions(env, min(limit // WORLDS - 20, 180), 0):  # before an episode's end
+        env.step(action)
+    other.reset()
+    assert_continues(env, other, 30)  # and beyond it
+    assert torch.equal(env.reset()[0], other.reset()[0])
+    env.close()
+    other.close()
+
+
+def test_mjx_goes_on_within_rounding():
+    env = fastsac.make("cartpole_swingup", 4, "mjx", seed=3)
+    env.reset(options={"spread_clocks": True})
+    for action in actions(env, 245, 0):
+        env.step(action)
+    state = stored(env.state_dict())
+    expected = [env.step(action) for action in actions(env, 20, 1)]
+    assert any(step[3].any() for step in expected)  # from then on with the next initial state
+    env.reset(seed=9)
+    env.load_state_dict(state)
+    for action, (obs, *_, truncated, _) in zip(actions(env, 20, 1), expected, strict=True):
+        found = env.step(action)
+        torch.testing.assert_close(found[0], obs, rtol=1e-5, atol=1e-5)
+        assert torch.equal(found[3], truncated)
+
+
+def test_nothing_is_shared():
+    env = fastsac.make("cartpole_swingup", 2, "native")
+    env.reset()
+    state = env.state_dict()
+    before = stored(state)
+    for action in actions(env, 5, 0):
+        env.step(action)
+    now, then = state["engine"]["state"], before["engine"]["state"]
+    assert all(torch.equal(now[k], then[k]) for k in then)
+
+
+def test_a_state_dict_needs_a_reset_and_no_step_under_way():
+    env = fastsac.make("cartpole_swingup", 2, "native")
+    with pytest.raises(RuntimeError, match="reset"):
+        env.state_dict()
+    env.reset()
+    state = env.state_dict()
+    env.send(torch.zeros(2, 1))
+    with pytest.raises(RuntimeError, match="recv"):
+        env.state_dict()
+    env.load_state_dict(state)  # the step under way is dropped
+    env.step(torch.zeros(2, 1))
+    env.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        env.load_state_dict(state)
