@@ -2,13 +2,8 @@
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import itertools
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-import fastsac
 from fastsac.errors import ConfigError
+from fastsac.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "triton", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy", "sbx-rl")
 _LIMITS = ("bytes", "flops")  # the units of cases that measure what the machine can do
 
 
@@ -122,25 +116,6 @@ def _roofline(case: Case, sample: np.ndarray, cases: list[Case], rates: np.ndarr
     return round(float(np.median(np.max(least, axis=0) * sample)), 3) if least else None
 
 
-def machine() -> dict[str, Any]:
-    """Returns what a figure depends on besides the code: hardware, versions, commit, date."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "versions": {
-            "fastsac": fastsac.__version__,
-            **{name: _version(name) for name in _PACKAGES},
-        },
-        "commit": _commit(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main(args: list[str]) -> None:
     """Runs ``fastsac bench``."""
     from fastsac.bench import envpool, envs, kernels, learner, learning, sbx
@@ -201,24 +176,3 @@ def _line(level: str, row: dict[str, Any]) -> str:
         f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f})"
         f"{ratio}{roofline}"
     )
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str:
-    """The source tree's commit, "+" behind it where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"

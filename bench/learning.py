@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.bench.harness import machine
 from fastsac.bench.run_statistics import (
     bootstrap_interval,
     common_grid,
@@ -35,6 +34,7 @@ from fastsac.bench.run_statistics import (
 )
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
+from fastsac.machine import machine
 from fastsac.plot import panels_of_returns
 from fastsac.run_directory import short_name
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 import fastsac.envs.tasks  # noqa: F401  (registers them)
-from fastsac.bench.harness import RESULTS, machine
+from fastsac.bench.harness import RESULTS
 from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.registry import Solver, Task, find, tasks
 from fastsac.envs.suite import Suite, load_suite
+from fastsac.machine import machine
 
 DM_CONTROL = Solver(iterations=100, ls_iterations=50, tolerance=1e-8)
 WORLDS = 8

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file whole or not at all, and waits until the disk has it.
 
     Args:
         path: the file to make or to replace.
-        data: all of it.
+        *parts: all of it, one behind the other.
 
     Raises:
         OSError: with the path; the disk is full or the directory is not writable. The old file is
@@ -18,7 +18,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

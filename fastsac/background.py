@@ -29,7 +29,7 @@ class BackgroundEvaluator:
         self._task, self._episodes, self._backend = task, episodes, backend
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self._env: VectorEnv | None = None
-        self._pending: tuple[Counters, Future[Evaluation]] | None = None
+        self._pending: tuple[Policy, Counters, Future[Evaluation]] | None = None
         self._closing = threading.Event()
 
     def start(self, policy: Policy, counters: Counters) -> None:
@@ -40,10 +40,15 @@ class BackgroundEvaluator:
             counters: handed back with the result.
         """
         assert self._pending is None, "take the result of the evaluation before"
-        self._pending = counters, self._worker.submit(self._evaluate, policy)
+        self._pending = policy, counters, self._worker.submit(self._evaluate, policy)
 
-    def take(self, wait: bool) -> tuple[Counters, Evaluation] | None:
-        """Returns the counters and the result of the evaluation under way, if there is one.
+    @property
+    def pending(self) -> tuple[Policy, Counters] | None:
+        """What start was given, if its result was not taken yet."""
+        return self._pending and self._pending[:2]
+
+    def take(self, wait: bool) -> tuple[Policy, Counters, Evaluation] | None:
+        """Returns policy, counters and result of the evaluation under way, if there is one.
 
         Args:
             wait: False returns None where it has not finished.
@@ -51,10 +56,10 @@ class BackgroundEvaluator:
         Raises:
             Exception: whatever stopped the evaluation.
         """
-        if self._pending is None or not (wait or self._pending[1].done()):
+        if self._pending is None or not (wait or self._pending[2].done()):
             return None
-        (counters, future), self._pending = self._pending, None
-        return counters, future.result()
+        (policy, counters, future), self._pending = self._pending, None
+        return policy, counters, future.result()
 
     def close(self) -> None:
         """Stops the evaluation under way and ends the thread."""

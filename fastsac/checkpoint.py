@@ -1,7 +1,12 @@
-"""Checkpoints: one file of tensors and plain values, written atomically."""
+"""Checkpoints: a file of tensors and plain values each, with a checksum, written atomically.
 
+A run keeps its newest ones in RUN/checkpoints and the best evaluated policy in RUN/best.pt. A file
+is a line of text, which names the format and the SHA-256 of the rest, and what torch.save writes.
+"""
+
+import hashlib
 import io
-import zipfile
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +15,112 @@ import torch
 from fastsac.atomic_write import write_atomically
 from fastsac.errors import CheckpointError
 
-FORMAT = 3
-NAME = "checkpoint.pt"
-_REQUIRED = ("format", "task", "obs_dim", "action_dim", "config", "agent", "counters", "rng")
+FORMAT = 4
+FOLDER = "checkpoints"
+BEST = "best.pt"
+_MAGIC = b"fastsac checkpoint"
+_LONGEST_HEADER = 200
+_POLICY = ("task", "obs_dim", "action_dim", "config", "agent", "counters")
+
+
+def name_of(steps: int) -> str:
+    """Returns the file name of a checkpoint after so many environment steps; names sort by them."""
+    return f"{steps:012d}.pt"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint so that a reader sees the old file or the new one, never a part.
+    """Writes a file so that a reader sees the old one or the new one, never a part.
 
     Args:
         path: the file to replace.
-        state: tensors, numbers, strings and dicts of them.
+        state: tensors, numbers, strings, None, and dicts, lists and tuples of them.
 
     Raises:
         OSError: the disk is full or the directory is not writable; the old file is intact.
     """
     # Through memory, since torch.save reports a full disk without its reason.
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    digest = hashlib.sha256(content).hexdigest()
+    write_atomically(path, b"%s %d %s\n" % (_MAGIC, FORMAT, digest.encode()), content)
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; nothing in the file is executed.
 
     Args:
-        path: the file, or the run directory that holds it.
+        path: the file, or a run's directory, of which the newest good checkpoint is taken; those
+            that are damaged are named in the log.
 
     Raises:
-        CheckpointError: missing, truncated or not a checkpoint of this version.
+        CheckpointError: missing, damaged, or not a checkpoint of this version.
     """
     path = Path(path)
-    file = path / NAME if path.is_dir() else path
+    if path.is_dir():
+        return newest(path)[1]
+    state = load_tensors(path)
+    if any(key not in state for key in _POLICY):
+        raise CheckpointError(f"{path} is not a fastsac checkpoint")
+    return state
+
+
+def newest(run_dir: Path) -> tuple[Path, dict[str, Any], list[Path]]:
+    """Returns a run's newest good checkpoint: its file, its content, and newer ones, all damaged.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    damaged: list[Path] = []
+    files = files_of(run_dir)
+    for file in files:
+        try:
+            state = load(file)
+        except CheckpointError as error:
+            if len(files) == 1:
+                raise
+            logging.getLogger("fastsac").warning("%s; trying the one before", error)
+            damaged.append(file)
+        else:
+            return file, state, damaged
+    if damaged:
+        raise CheckpointError(f"none of the {len(files)} checkpoints of {run_dir} can be read")
+    raise CheckpointError(f"{run_dir} holds no checkpoint")
+
+
+def files_of(run_dir: Path) -> list[Path]:
+    """Returns a run's checkpoints, the newest first, damaged or not."""
+    return sorted((run_dir / FOLDER).glob("[0-9]*.pt"), reverse=True)
+
+
+def load_tensors(file: Path) -> dict[str, Any]:
+    """Reads what ``save`` wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another format.
+    """
     if not file.is_file():
-        where = f"{path} holds no {NAME}" if path.is_dir() else f"there is no checkpoint {path}"
-        raise CheckpointError(where)
+        raise CheckpointError(f"there is no checkpoint {file}")
     try:
-        # torch does not look at the archive's checksums: a flipped bit would be another policy.
-        with zipfile.ZipFile(file) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(damaged)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{file} is truncated or not a fastsac checkpoint") from error
-    if not isinstance(state, dict) or any(key not in state for key in _REQUIRED):
-        raise CheckpointError(f"{file} is not a fastsac checkpoint")
-    if state["format"] != FORMAT:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    header, _, body = content[:_LONGEST_HEADER].partition(b"\n")
+    words = header.removeprefix(_MAGIC).split()
+    if not header.startswith(_MAGIC) or len(words) != 2:
+        raise CheckpointError(f"{file} is truncated or not a fastsac checkpoint")
+    if words[0] != b"%d" % FORMAT:
+        found = words[0].decode(errors="replace")
         raise CheckpointError(
-            f"{file} has checkpoint format {state['format']}, this version reads {FORMAT}"
+            f"{file} has checkpoint format {found}, this version reads {FORMAT}"
         )
+    body = memoryview(content)[len(header) + 1 :]
+    if hashlib.sha256(body).hexdigest().encode() != words[1]:
+        raise CheckpointError(f"{file} is truncated or damaged: its checksum differs")
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # whoever wrote it knew our checksum
+        raise CheckpointError(f"{file} is not a fastsac checkpoint") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file} is not a fastsac checkpoint")
     return state

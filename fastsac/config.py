@@ -1,6 +1,7 @@
 """The configuration: frozen dataclasses from which the command line is generated."""
 
 import dataclasses
+import json
 import math
 from typing import Annotated, Literal
 
@@ -130,6 +131,17 @@ class SACConfig:
         return -0.1 * longest, 1.1 * longest
 
 
+def sac_from_json(text: str) -> SACConfig:
+    """Returns the algorithm of a run's configuration, as ``run_directory.to_json`` writes it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no configuration of this version.
+        ConfigError: a field is out of range.
+    """
+    fields = json.loads(text)["sac"]
+    return SACConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
 _LEAST = {
     "seed": 0,
     "num_envs": 1,
@@ -142,6 +154,7 @@ _LEAST = {
     "eval_episodes": 1,
     "final_eval_episodes": 1,
     "checkpoint_every": 1,
+    "keep_checkpoints": 1,
 }
 
 
@@ -187,6 +200,10 @@ class TrainConfig:
     """Episodes of the final evaluation, in dm_control."""
     checkpoint_every: int = 50_000
     """Environment steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep, besides the best evaluated policy."""
+    checkpoint_replay: bool | None = None
+    """Save the replay with the checkpoints, so that --resume loses nothing; None: below 2 GB."""
     log_seconds: float = 5.0
     """Seconds between rows of metrics.csv; reading the losses waits for the device."""
     profile: bool = False

@@ -33,6 +33,15 @@ class EpisodeReturns:
         self._running.masked_fill_(done, 0)
         self._whole |= done
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything it knows, copies."""
+        return {name: value.clone() for name, value in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Goes on from what state_dict returned."""
+        for name, value in vars(self).items():
+            value.copy_(state[name])
+
     def take_mean(self) -> torch.Tensor:
         """Returns the mean () since the last call, NaN where no episode ended; not waited for."""
         mean = self._total / self._count

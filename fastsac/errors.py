@@ -1,8 +1,15 @@
-"""What a user can get wrong. The command line prints these as one sentence and exits with 2."""
+"""What a user can get wrong. The command line prints these as one sentence."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastsac.config import TrainConfig
 
 
 class UserError(Exception):
     """Bad input; the message is a sentence that says what to change."""
+
+    exit_code = 2  # of the command line
 
 
 class ConfigError(UserError):
@@ -13,5 +20,23 @@ class RunError(UserError):
     """A run directory that cannot be used."""
 
 
+class NotFiniteError(UserError):
+    """Losses or gradients that are no numbers, too often in a row."""
+
+    exit_code = 3
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or made for something else."""
+
+
+def out_of_memory(error: BaseException, config: "TrainConfig") -> str | None:
+    """Returns the sentence for an error that says a device has no memory left, else None."""
+    reason = " ".join(str(error).split())
+    signs = ("out of memory", "RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
+    if not (isinstance(error, MemoryError) or any(sign in reason for sign in signs)):
+        return None
+    return (
+        f"out of memory: lower --num-envs {config.num_envs}, --batch-size {config.batch_size} or "
+        f"--replay-capacity {config.replay_capacity} ({reason or type(error).__name__})"
+    )

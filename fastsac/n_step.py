@@ -1,5 +1,7 @@
 """Returns over several steps, gathered while the worlds run."""
 
+from collections.abc import Sequence
+
 import torch
 
 from fastsac.replay import Batch
@@ -55,6 +57,14 @@ class NStepReturns:
         self._open = [(self._continued(t, done, step), done | ends) for t, done in self._open]
         self._open.append((step, ends))
         return self._open.pop(0)[0] if len(self._open) == self._n else None
+
+    def state_dict(self) -> list[tuple[torch.Tensor, ...]]:
+        """The transitions that are not complete: of each its fields, and which worlds' are."""
+        return [(*batch, done) for batch, done in self._open]
+
+    def load_state_dict(self, state: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Goes on from what state_dict returned."""
+        self._open = [(Batch(*fields), done) for *fields, done in state]
 
     def _continued(self, old: Batch, done: torch.Tensor, step: Batch) -> Batch:
         """Returns old transitions, those that are not done with one more step in them."""

@@ -1,6 +1,5 @@
 """A trained policy, detached from its learner."""
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 
 from fastsac import checkpoint
-from fastsac.config import SACConfig
+from fastsac.config import SACConfig, sac_from_json
 from fastsac.errors import CheckpointError, ConfigError
 from fastsac.flat import FlatWeights
 from fastsac.learner_state import LearnerState
@@ -44,7 +43,8 @@ class Policy:
         self.task, self.obs_dim, self.action_dim = task, obs_dim, action_dim
         self._device = torch.device(device)
         self._actor = Actor(obs_dim, action_dim, config, torch.Generator()).to(self._device)
-        FlatWeights(self._actor).load_state_dict(weights)
+        self._weights = FlatWeights(self._actor)
+        self._weights.load_state_dict(weights)
         self._normalizer: RunningNorm | None = None
         if normalizer is not None:
             self._normalizer = RunningNorm(obs_dim).to(self._device)
@@ -56,6 +56,11 @@ class Policy:
         normalizer = learner.normalizer.state_dict() if learner.normalizer else None
         sizes = learner.obs_dim, learner.action_dim
         return cls(task, *sizes, learner.config, learner.actor_flat, normalizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The actor's weights and the normaliser's state, as a learner's state_dict has them."""
+        normalizer = self._normalizer.state_dict() if self._normalizer else None
+        return {"actor": self._weights.state_dict(), "normalizer": normalizer}
 
     @torch.no_grad()
     def __call__(self, obs: ArrayT) -> ArrayT:
@@ -84,9 +89,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     """
     state = checkpoint.load(path)
     try:
-        fields = json.loads(state["config"])["sac"]
-        tuples = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
-        config = SACConfig(**fields | tuples)
+        config = sac_from_json(state["config"])
         normalizer = state["agent"]["normalizer"] if config.normalize_obs else None
         sizes = state["obs_dim"], state["action_dim"]
         return Policy(state["task"], *sizes, config, state["agent"]["actor"], normalizer, device)

@@ -40,6 +40,9 @@ class ReplayBuffer:
         device: where the rows live.
         seed: of the sampling.
 
+    Attributes:
+        added: transitions so far, those overwritten included; number n lies in row n % capacity.
+
     Raises:
         ConfigError: the rows do not fit in the device's free memory; nothing was allocated.
     """
@@ -62,11 +65,11 @@ class ReplayBuffer:
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.size = torch.zeros((), dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "replay"))
-        self._added = 0
+        self.added = 0
 
     def __len__(self) -> int:
         """The number of transitions in the buffer."""
-        return min(self._added, self.capacity)
+        return min(self.added, self.capacity)
 
     def add(
         self,
@@ -111,7 +114,7 @@ class ReplayBuffer:
         self.rows.index_copy_(0, index, torch.cat([c.to(self.rows.dtype) for c in columns], dim=1))
         self.position.add_(count).remainder_(self.capacity)
         self.size.add_(count).clamp_(max=self.capacity)
-        self._added += count
+        self.added += count
 
     def sample(self, batch_size: int, normalizer: RunningNorm | None = None) -> Batch:
         """Draws batch_size transitions uniformly, with replacement.
@@ -123,7 +126,7 @@ class ReplayBuffer:
         Raises:
             ValueError: the buffer is empty.
         """
-        if self._added == 0:
+        if self.added == 0:
             raise ValueError("cannot sample from an empty replay buffer")
         # float64: float32 has 2**24 steps in [0, 1), too few for a large buffer.
         uniform = torch.rand(
@@ -134,8 +137,39 @@ class ReplayBuffer:
         return Batch(*replay_gather(self.rows, index, self.action_dim, *statistics))
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampling's state (the rows are not part of it)."""
-        return {"generator": self.generator.get_state(), "added": self._added}
+        """The sampling's state and the number added; the rows are not part of it."""
+        return {"generator": self.generator.get_state(), "added": self.added}
+
+    def load_state_dict(self, state: dict[str, Any], rows: torch.Tensor | None) -> None:
+        """Goes on from what state_dict returned.
+
+        Args:
+            state: of a buffer of the same capacity, on the same kind of device.
+            rows: (N, width) what ``rows_from`` returned then for the oldest row or one before it,
+                or None, which leaves the buffer empty.
+
+        Raises:
+            ValueError: the rows are fewer than the buffer held, or of another width.
+        """
+        self.generator.set_state(state["generator"])
+        self.added = state["added"] if rows is not None else 0
+        size = len(self)
+        if rows is not None:
+            if len(rows) < size or rows.shape[1:] != self.rows.shape[1:]:
+                raise ValueError(f"{tuple(rows.shape)} rows do not fit a replay that held {size}")
+            index = torch.arange(self.added - size, self.added) % self.capacity
+            self.rows[index.to(self.device)] = rows[len(rows) - size :].to(self.device)
+        self.size.fill_(size)
+        self.position.fill_(self.added % self.capacity)
+
+    def rows_from(self, start: int) -> torch.Tensor:
+        """Returns the rows (added - start, width) of the transitions from number start on, copied.
+
+        Args:
+            start: at least that of the oldest transition that is kept.
+        """
+        index = torch.arange(start, self.added, device=self.device) % self.capacity
+        return self.rows[index].cpu()
 
 
 def row_bytes(obs_dim: int, action_dim: int) -> int:

@@ -1,19 +1,65 @@
-"""A run's directory: its configuration, metrics and checkpoint."""
+"""A run's directory: its configuration, the machine, what came of it, and the lock that guards it."""
 
 import dataclasses
 import datetime
+import fcntl
 import itertools
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
-from fastsac.config import TrainConfig
-from fastsac.errors import RunError
+from fastsac.atomic_write import write_atomically
+from fastsac.config import TrainConfig, sac_from_json
+from fastsac.errors import ConfigError, RunError
+from fastsac.machine import machine
 
 CONFIG = "config.json"
+MACHINE = "machine.json"
+RESULT = "result.json"
+LOCK = "lock"
 
 
-def create(config: TrainConfig, needed_bytes: int) -> Path:
+class RunDirectory:
+    """A run's directory, held by this process until ``close``.
+
+    The lock is the kernel's, so that a process that dies leaves none behind.
+
+    Args:
+        path: an existing directory.
+
+    Raises:
+        RunError: another process trains there, or the directory cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._lock = (path / LOCK).open("a")
+        except OSError as error:
+            raise RunError(f"cannot write to the run {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RunError(f"another process is training in {path}") from error
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a JSON file of the run.
+
+        Raises:
+            OSError: the old file is intact.
+        """
+        write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Lets other processes have it."""
+        self._lock.close()
+
+
+def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
     """Makes the run's directory and writes the resolved configuration into it.
 
     Args:
@@ -28,7 +74,7 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
     path = Path(config.run_dir or f"runs/{short_name(config.task)}-{stamp}")
     if config.run_dir and path.is_dir() and any(path.iterdir()):
         what = "another run" if (path / CONFIG).exists() else "other files"
-        raise RunError(f"{path} holds {what}; choose another --run-dir")
+        raise RunError(f"{path} holds {what}; choose another --run-dir, or --resume {path}")
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if needed_bytes > free:
@@ -38,10 +84,16 @@ def create(config: TrainConfig, needed_bytes: int) -> Path:
         )
     try:
         path = _make(path, numbered=config.run_dir is None)
-        (path / CONFIG).write_text(to_json(config) + "\n")
     except OSError as error:
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror}") from error
-    return path
+    directory = RunDirectory(path)
+    try:
+        directory.write(CONFIG, dataclasses.asdict(config))
+        directory.write(MACHINE, machine() | {"command": shlex.join(sys.argv)})
+    except OSError as error:
+        shutil.rmtree(path)
+        raise RunError(f"cannot write to --run-dir {path}: {error.strerror or error}") from error
+    return directory
 
 
 def short_name(task: str) -> str:
@@ -67,6 +119,31 @@ def _make(path: Path, numbered: bool) -> Path:
 def to_json(config: TrainConfig) -> str:
     """Returns the whole configuration as JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> TrainConfig:
+    """Returns the configuration that ``to_json`` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none of this version.
+        ConfigError: a field is out of range.
+    """
+    return TrainConfig(**json.loads(text) | {"sac": sac_from_json(text)})
+
+
+def recorded_config(path: Path) -> TrainConfig:
+    """Returns the configuration in a run's directory.
+
+    Raises:
+        RunError: there is no run, or config.json is damaged or of another version.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise RunError(f"{path} holds no run: there is no {file}")
+    try:
+        return from_json(file.read_text())
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise RunError(f"{file} is damaged or of another version: {error}") from error
 
 
 def recorded_task(path: Path) -> str | None:

@@ -1,0 +1,53 @@
+"""What a figure depends on besides the code."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import fastsac
+
+_PACKAGES = ("torch", "triton", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy", "sbx-rl")
+
+
+def machine() -> dict[str, Any]:
+    """Returns the hardware, versions, commit and date."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "versions": {
+            "fastsac": fastsac.__version__,
+            **{name: _version(name) for name in _PACKAGES},
+        },
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    """The source tree's commit, "+" behind it where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,0 +1,80 @@
+"""A run's replay buffer on disk: files of rows that several checkpoints share.
+
+A checkpoint writes the transitions that came since the one before, so that its cost is theirs and
+not the buffer's. A file's name says which: those numbered from its first number on, below its
+second.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fastsac import checkpoint
+from fastsac.errors import CheckpointError
+from fastsac.replay import ReplayBuffer
+
+_FOLDER = "replay"
+
+
+class ReplayFiles:
+    """Writes and reads the rows of a replay buffer.
+
+    Args:
+        run_dir: the run's directory.
+        replay: the buffer.
+        names: the files that the buffer was read from, the oldest rows first.
+    """
+
+    def __init__(self, run_dir: Path, replay: ReplayBuffer, names: Sequence[str] = ()):
+        self._folder, self._replay, self._names = run_dir / _FOLDER, replay, list(names)
+
+    def save(self) -> list[str]:
+        """Writes the rows that no file has yet.
+
+        Returns:
+            The names of all files that the buffer needs, the oldest rows first.
+
+        Raises:
+            OSError: the disk is full; the next call tries again.
+        """
+        added = self._replay.added
+        oldest = added - len(self._replay)
+        written = _numbers(self._names[-1])[1] if self._names else 0
+        start = max(written, oldest)
+        names = [name for name in self._names if _numbers(name)[1] > oldest]
+        if start < added:
+            name = f"{start:012d}-{added:012d}.pt"
+            self._folder.mkdir(exist_ok=True)
+            checkpoint.save(self._folder / name, {"rows": self._replay.rows_from(start)})
+            names.append(name)
+        self._names = names
+        return list(names)
+
+    def keep_only(self, names: set[str]) -> None:
+        """Deletes all other files."""
+        for file in self._folder.glob("*"):
+            if file.name not in names:
+                file.unlink(missing_ok=True)
+
+
+def read_rows(run_dir: Path, names: Sequence[str]) -> torch.Tensor:
+    """Returns the rows (N, width) of these files, one behind the other.
+
+    Raises:
+        CheckpointError: one is missing or damaged, or the rows of one are not those of its name.
+    """
+    parts = []
+    for name in names:
+        file = run_dir / _FOLDER / name
+        rows = checkpoint.load_tensors(file).get("rows")
+        start, end = _numbers(name)
+        if not isinstance(rows, torch.Tensor) or len(rows) != end - start:
+            raise CheckpointError(f"{file} does not hold the transitions that its name says")
+        parts.append(rows)
+    return torch.cat(parts)
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    start, _, end = name.removesuffix(".pt").partition("-")
+    return int(start), int(end)

@@ -1,0 +1,121 @@
+"""What a training run goes on from: worlds, learner, replay, and what stands between them."""
+
+from typing import Any
+
+import torch
+
+from fastsac.config import TrainConfig
+from fastsac.envs import make
+from fastsac.episodes import EpisodeReturns
+from fastsac.memory_plan import memory_plan, require_worlds
+from fastsac.n_step import NStepReturns
+from fastsac.replay import ReplayBuffer
+from fastsac.sac import SAC
+from fastsac.seeding import stream_seed
+
+
+class TrainingState:
+    """A run between two vector steps.
+
+    Args:
+        config: the run's.
+
+    Attributes:
+        env: the worlds.
+        agent: the learner.
+        replay: its transitions.
+        returns: gathers the steps of transitions that are not complete.
+        episodes: sums the training episodes' returns.
+        obs: (B, obs_dim) what to act on next.
+        steps: environment steps so far.
+        updates: gradient updates so far.
+        invalid: () int64 transitions lost to diverged physics, on the device.
+        learns_from: the environment steps after which updates begin.
+
+    Raises:
+        UserError: the configuration cannot be run here.
+    """
+
+    def __init__(self, config: TrainConfig):
+        require_worlds(config)
+        self.env = make(
+            config.task, config.num_envs, config.engine, config.device, config.seed, config.solver
+        )
+        obs_dim, action_dim, device = self.env.obs_dim, self.env.action_dim, self.env.device
+        engine = self.env.engine
+        worlds = engine.reset_bytes if engine.device.type == device.type else 0
+        memory_plan(config, obs_dim, action_dim, worlds).require(config, device)
+        self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
+        self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed)
+        self.returns = NStepReturns(config.n_step, config.sac.gamma)
+        self.steps = self.updates = 0
+        self.invalid = torch.zeros((), dtype=torch.int64, device=device)
+        self.learns_from = self._learning_starts = config.learning_starts
+        self._random = torch.Generator(device).manual_seed(stream_seed(config.seed, "actions"))
+        self.obs, info = self.env.reset(seed=config.seed, options={"spread_clocks": True})
+        self.episodes = EpisodeReturns(info["clocks"])
+
+    @property
+    def learns(self) -> bool:
+        """Whether the next vector step's updates are to be done."""
+        return self.steps >= self.learns_from and len(self.replay) > 0
+
+    def action(self) -> torch.Tensor:
+        """Returns actions (B, A) in [-1, 1]: uniform ones at first, then the policy's."""
+        if self.steps >= self._learning_starts:
+            return self.agent.act(self.obs)
+        shape = (self.env.num_envs, self.env.action_dim)
+        uniform = torch.rand(shape, device=self.env.device, generator=self._random)
+        return uniform * 2 - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the replay's rows, as tensors, numbers and dicts of them."""
+        return {
+            "agent": self.agent.state_dict(),
+            "env": self.env.state_dict(),
+            "replay": self.replay.state_dict(),
+            "returns": self.returns.state_dict(),
+            "episodes": self.episodes.state_dict(),
+            "obs": self.obs,
+            "actions": self._random.get_state(),
+            "counters": {
+                "steps": self.steps,
+                "updates": self.updates,
+                "invalid": int(self.invalid),
+                "learns_from": self.learns_from,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any], rows: torch.Tensor | None) -> None:
+        """Goes on from what state_dict returned.
+
+        Args:
+            state: of the same configuration, on the same kind of device.
+            rows: the replay's (N, width); without them the policy first gathers as many
+                transitions as a new run does before its first update.
+
+        Raises:
+            KeyError, RuntimeError, TypeError, ValueError: of another configuration.
+        """
+        self.agent.load_state_dict(state["agent"])
+        self.env.load_state_dict(state["env"])
+        self.replay.load_state_dict(state["replay"], rows)
+        self.returns.load_state_dict(self._to_device(state["returns"]))
+        self.episodes.load_state_dict(state["episodes"])
+        self.obs = self._to_device(state["obs"])
+        self._random.set_state(state["actions"])
+        counters = state["counters"]
+        self.steps, self.updates = counters["steps"], counters["updates"]
+        self.invalid.fill_(counters["invalid"])
+        self.learns_from = counters["learns_from"]
+        if rows is None and self.steps > 0:
+            self.learns_from = max(self.learns_from, self.steps + self._learning_starts)
+
+    def close(self) -> None:
+        """Ends the worlds' threads."""
+        self.env.close()
+
+    def _to_device(self, tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return tree.to(self.env.device)
+        return [self._to_device(x) for x in tree]
