@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastsac.policy import Policy, load_policy
     from fastsac.replay import Batch, ReplayBuffer
     from fastsac.sac import SAC
-    from fastsac.training import TrainResult, train
+    from fastsac.training import TrainResult, resume, train
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ _HOME = {
     "TrainConfig": "config",
     "TrainResult": "training",
     "train": "training",
+    "resume": "training",
     "Batch": "replay",
     "ReplayBuffer": "replay",
     "Policy": "policy",
@@ -47,6 +48,7 @@ __all__ = [
     "load_policy",
     "make",
     "register",
+    "resume",
     "tasks",
     "train",
 ]

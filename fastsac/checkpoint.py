@@ -105,15 +105,13 @@ def load_tensors(file: Path) -> dict[str, Any]:
         content = file.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
-    header, _, body = content[:_LONGEST_HEADER].partition(b"\n")
+    header = content[:_LONGEST_HEADER].partition(b"\n")[0]
     words = header.removeprefix(_MAGIC).split()
     if not header.startswith(_MAGIC) or len(words) != 2:
         raise CheckpointError(f"{file} is truncated or not a fastsac checkpoint")
     if words[0] != b"%d" % FORMAT:
         found = words[0].decode(errors="replace")
-        raise CheckpointError(
-            f"{file} has checkpoint format {found}, this version reads {FORMAT}"
-        )
+        raise CheckpointError(f"{file} has checkpoint format {found}, this version reads {FORMAT}")
     body = memoryview(content)[len(header) + 1 :]
     if hashlib.sha256(body).hexdigest().encode() != words[1]:
         raise CheckpointError(f"{file} is truncated or damaged: its checksum differs")

@@ -18,7 +18,8 @@ usage: fastsac COMMAND ...
 Soft Actor-Critic on the DeepMind Control Suite.
 
 commands:
-  train TASK   train a policy, e.g. fastsac train cartpole_swingup --preset cpu
+  train TASK   train a policy, e.g. fastsac train cartpole_swingup --preset cpu;
+               fastsac train --resume RUN goes on with one that was stopped
   eval RUN     returns of a trained policy in the real dm_control
   video RUN    films a trained policy, e.g. fastsac video RUN -o walk.gif
   plot RUN...  learning curves as a picture
@@ -31,7 +32,7 @@ fastsac COMMAND --help lists a command's flags.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code: 0, or 2 after one sentence about bad input."""
+    """Runs a command and returns the exit code: 0, or an error's after its one sentence."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_HELP, end="")
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, _user_errors()):
             raise
         print(f"fastsac: {error}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     return 0
 
 
@@ -71,6 +72,9 @@ def _train(args: list[str]) -> None:
     from fastsac.presets import preset_config, preset_for
 
     asks_help = "-h" in args or "--help" in args
+    if "--resume" in args and not asks_help:
+        _resume(args)
+        return
     if not args or args[0].startswith("-"):
         if not asks_help:
             raise ConfigError("usage: fastsac train TASK [flags]; `fastsac tasks` lists the tasks")
@@ -96,6 +100,28 @@ def _train(args: list[str]) -> None:
     from fastsac.training import train
 
     train(config)
+
+
+def _resume(args: list[str]) -> None:
+    """`fastsac train --resume RUN [flags]`: the flags are those of the run, some may change."""
+    import tyro
+
+    from fastsac.config import TrainConfig
+    from fastsac.run_directory import recorded_config
+
+    first = _Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
+    first.add_argument("--resume", required=True, metavar="RUN")
+    known, flags = first.parse_known_args(args)
+    recorded = recorded_config(Path(known.resume))
+    config, unknown = tyro.cli(
+        TrainConfig, args=flags, return_unknown_args=True, default=recorded, prog="fastsac train"
+    )
+    if unknown:
+        raise ConfigError(f"unknown argument {unknown[0]!r}; fastsac train --help lists the flags")
+    from fastsac.training import resume
+
+    changes = {k: v for k, v in vars(config).items() if v != getattr(recorded, k)}
+    resume(known.resume, **changes)
 
 
 def _eval(args: list[str]) -> None:

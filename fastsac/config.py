@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -138,7 +138,7 @@ def sac_from_json(text: str) -> SACConfig:
         KeyError, TypeError, ValueError: it is no configuration of this version.
         ConfigError: a field is out of range.
     """
-    fields = json.loads(text)["sac"]
+    fields: dict[str, Any] = json.loads(text)["sac"]
     return SACConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 

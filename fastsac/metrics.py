@@ -1,9 +1,11 @@
 """What a run reports: metrics.csv, TensorBoard, and one live line in the terminal."""
 
 import csv
+import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,6 +26,7 @@ COLUMNS = (
     "actor_loss",
     "alpha_loss",
     "invalid_transitions",
+    "skipped_updates",
 )
 # A pipe gets a line this often, a terminal one line that is rewritten.
 _PLAIN_SECONDS = 30.0
@@ -37,26 +40,48 @@ class MetricsWriter:
         total_steps: for the estimate of the time that is left.
         started: time.monotonic() when the run began.
         max_seconds: when it ends at the latest.
+        before: state_dict's of the run that goes on, and its "step"; later rows are cut off.
+
+    Raises:
+        OSError: the files cannot be written.
     """
 
     def __init__(
-        self, directory: Path, total_steps: int, started: float, max_seconds: float | None = None
+        self,
+        directory: Path,
+        total_steps: int,
+        started: float,
+        max_seconds: float | None = None,
+        before: dict[str, Any] | None = None,
     ):
-        self._total_steps, self._max_seconds = total_steps, max_seconds
+        self._total_steps = total_steps
+        self._ends = math.inf if max_seconds is None else started + max_seconds
         self._started, self._cpu_started = started, time.process_time()
+        if before:
+            self._started -= before["seconds"]
+            self._cpu_started -= before["cpu_seconds"]
         self._shown_at = -_PLAIN_SECONDS
         self._last_eval = "-"
         self._live = sys.stderr.isatty()
-        self._file = (directory / "metrics.csv").open("w", newline="")
+        path = directory / "metrics.csv"
+        goes_on = before is not None and self._cut(path, before["bytes"])
+        self._file = path.open("a", newline="")
         self._csv = csv.DictWriter(self._file, COLUMNS)
-        self._csv.writeheader()
-        self._board = SummaryWriter(str(directory / "tensorboard"))
+        if not goes_on:
+            self._csv.writeheader()
+            self._file.flush()
+        purged = before["step"] + 1 if before else None
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=purged)
 
     def times(self) -> dict[str, float]:
         """Returns seconds since the run began, and the CPU's for all threads since its set-up."""
         seconds = time.monotonic() - self._started
         cpu_seconds = time.process_time() - self._cpu_started
         return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
+
+    def state_dict(self) -> dict[str, float]:
+        """Returns the times so far and how many bytes of metrics.csv are written."""
+        return {"bytes": self._file.tell(), **self.times()}
 
     def write(self, row: dict[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty, the times are now's."""
@@ -85,6 +110,22 @@ class MetricsWriter:
             except OSError as error:
                 self.say(f"warning: the last metrics are lost: {error.strerror}")
 
+    def _cut(self, path: Path, size: int) -> bool:
+        """Cuts metrics.csv to a size; a damaged one is put aside, and False returned."""
+        try:
+            with path.open("r+b") as file:
+                content = file.read(size)
+                header = ",".join(COLUMNS).encode()
+                whole = len(content) == size and content.endswith(b"\n")
+                if whole and content.startswith(header + b"\r\n"):
+                    file.truncate(size)
+                    return True
+            path.replace(path.with_name(path.name + ".damaged"))
+            self.say(f"warning: {path} is damaged: renamed to .damaged, and begun anew")
+        except FileNotFoundError:
+            self.say(f"warning: {path} is gone: begun anew")
+        return False
+
     def _end_of_line(self) -> str:
         return "\r\x1b[K" if self._live else ""
 
@@ -97,8 +138,7 @@ class MetricsWriter:
         self._shown_at = now
         rate = row["steps_per_second"]
         left = (self._total_steps - row["step"]) / rate if rate else 0.0
-        if self._max_seconds is not None:
-            left = min(left, max(0.0, self._max_seconds - row["seconds"]))
+        left = min(left, max(0.0, self._ends - now))
         parts = [
             f"step {row['step']:,}/{self._total_steps:,}",
             f"{rate:,.0f} steps/s",

@@ -1,4 +1,4 @@
-"""A run's directory: its configuration, the machine, what came of it, and the lock that guards it."""
+"""A run's directory: configuration, machine, result, and the lock that guards it."""
 
 import dataclasses
 import datetime

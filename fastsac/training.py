@@ -62,8 +62,9 @@ def resume(run_dir: str | Path, **changes: Any) -> TrainResult:
         if name not in _CHANGEABLE and getattr(config, name) != before:
             flag = name.replace("_", "-")
             raise ConfigError(
-                f"a resumed run keeps its --{flag}" if name != "sac" else "a resumed run keeps its "
-                "algorithm's flags"
+                f"a resumed run keeps its --{flag}"
+                if name != "sac"
+                else "a resumed run keeps its algorithm's flags"
             )
     return _run(config, path)
 

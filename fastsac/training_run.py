@@ -222,7 +222,9 @@ class TrainingRun:
                 self._evaluator.start(policy, counters)
             done = self.state.steps >= self.config.total_steps
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint does not fit the run {self.path}: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint does not fit the run {self.path}: {error}"
+            ) from error
         result = self.path / run_directory.RESULT
         if done and result.exists():
             raise RunError(
@@ -273,7 +275,10 @@ class TrainingRun:
             "steps_per_second": (state.steps - steps) / (now - then),
             "updates_per_second": (state.updates - updates) / (now - then),
         }
-        measured = {"train_return": state.episodes.take_mean(), "invalid_transitions": state.invalid}
+        measured = {
+            "train_return": state.episodes.take_mean(),
+            "invalid_transitions": state.invalid,
+        }
         measured |= {"lowest": state.episodes.lowest, "highest": state.episodes.highest}
         measured |= {"in_a_row": state.agent.skipped_in_a_row, **self._losses}
         # All at once: the one time in log_seconds that the device is waited for.
@@ -317,8 +322,9 @@ class TrainingRun:
         if self._evaluator.pending:
             policy, counters = self._evaluator.pending
             pending = (policy.state_dict(), counters)
-        others = {"best": self._best, "evaluation": pending, "metrics": self._metrics.state_dict()}
+        others = {"best": self._best, "evaluation": pending}
         try:
+            others["metrics"] = self._metrics.state_dict()
             path = self._checkpoints.save(self.state.state_dict() | others)
         except OSError as error:
             if required:
