@@ -173,8 +173,8 @@ def _adam_polyak(size: int) -> _Operation:
         state, rate, target = AdamState.of(parameter), _scalar(3e-4), parameter.clone()
         return parameter, gradient, state, rate, 0.0, target, _scalar(0.005), False
 
-    # parameter, gradient, two moments, target -> all of them but the gradient.
-    return _Operation("adam_polyak", f"{size}", 4 * 9 * size, arguments, plain=_adam_formula)
+    # gradient; parameter, gradient, two moments, target -> all of them but the gradient.
+    return _Operation("adam_polyak", f"{size}", 4 * 10 * size, arguments, plain=_adam_formula)
 
 
 def _adam_formula(
@@ -189,15 +189,20 @@ def _adam_formula(
 ) -> None:
     """AdamW and Polyak operation by operation: torch.compile cannot fuse torch's fused AdamW."""
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
-    state.step.add_(1)
-    state.exp_avg.lerp_(gradient, 1 - beta1)
-    state.exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    moves = gradient.square().sum().isfinite()
+    state.step.add_(moves)
+    state.skipped.add_(~moves)
+    state.skipped_in_a_row.add_(1).mul_(~moves)
+    m = torch.lerp(state.exp_avg, gradient, 1 - beta1)
+    v = beta2 * state.exp_avg_sq + (1 - beta2) * gradient.square()
     rate = learning_rate / (1 - beta1**state.step)
-    deviation = (state.exp_avg_sq / (1 - beta2**state.step)).sqrt() + epsilon
-    parameter.mul_(1 - learning_rate * weight_decay).sub_(rate * state.exp_avg / deviation)
+    deviation = (v / (1 - beta2**state.step)).sqrt() + epsilon
+    p = parameter * (1 - learning_rate * weight_decay) - rate * m / deviation
+    old = (state.exp_avg, state.exp_avg_sq, parameter, target)
+    for tensor, new in zip(old, (m, v, p, torch.lerp(target, p, tau)), strict=True):
+        tensor.copy_(torch.where(moves, new, tensor))
     if zero_gradient:
         gradient.zero_()
-    target.lerp_(parameter, tau)
 
 
 def _moved(batch: int) -> tuple[torch.Tensor, ...]:

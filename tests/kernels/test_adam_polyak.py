@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsac.kernels import AdamState, adam_polyak_
+from fastsac.kernels import AdamState, adam_polyak, adam_polyak_
 from fastsac.kernels.adam_polyak import fused, reference
 
 SIZES = (1, 3, 64, 255, 1023, 2049)  # a program takes 1,024
@@ -105,7 +105,8 @@ def test_a_gradient_may_be_left_as_it_is(function, device):
 @each_dtype
 def test_late_steps_correct_their_bias_less(function, kind, steps, device, close):
     p, m, target = numbers(255, kind, device)
-    state = AdamState(m, m.square() + 0.1, torch.tensor(float(steps), device=device))
+    state = AdamState.of(m)._replace(exp_avg=m, exp_avg_sq=m.square() + 0.1)
+    state.step.fill_(steps)
     g = numbers(255, kind, device, seed=1)[1]
     want = formula(float64(p, *state[:2], target), *float64(g), steps + 1)
     function(p, g, state, rate_of(RATE, p), DECAY, target, scalar(TAU, p), True)
@@ -181,21 +182,95 @@ def test_a_slice_moves_and_its_neighbours_do_not(function, offset, device):
     wholes = [torch.full((1100,), 2.0 + i, device=device) for i in range(5)]
     part = slice(offset, offset + 1025)
     p, g, m, v, target = (whole[part] for whole in wholes)
-    state = AdamState(m, v, torch.zeros((), device=device))
+    state = AdamState.of(p)._replace(exp_avg=m, exp_avg_sq=v)
     function(p, g, state, rate_of(RATE, p), DECAY, target, scalar(TAU, p), True)
     for i, whole in enumerate(wholes):
         assert (whole[part] != 2 + i).all()
         assert (whole[:offset] == 2 + i).all() and (whole[part.stop :] == 2 + i).all()
 
 
-@each
-def test_a_gradient_that_is_not_finite_does_not_spread(function, device):
-    p, g, target = numbers(64, device=device)
-    g[5], state = torch.nan, AdamState.of(p)
+def bits(*tensors):
+    return [x.cpu().numpy().tobytes() for x in tensors]
+
+
+# The last is finite, but not its square in float32; in float64 it is a gradient like any other.
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20])
+@pytest.mark.parametrize("size, at", [(1, 0), (255, 0), (255, 7), (255, 254), (2049, 2048)])
+@each_dtype
+def test_a_gradient_that_is_not_finite_moves_nothing(function, kind, size, at, bad, device):
+    p, g, target = numbers(size, kind, device)
+    bad = 1e160 if kind == "float64" and bad == 1e20 else bad
+    state, rate, tau = AdamState.of(p), rate_of(RATE, p), scalar(TAU, p)
+    arguments = (state, rate, DECAY, target, tau)
+    for before in (0, 1):  # the very first step, and one with moments
+        kept = bits(p, target, *state[:3])
+        for skipped in (1, 2):
+            poisoned = g.clone()
+            poisoned[at] = bad
+            function(p, poisoned, *arguments, skipped == 2)
+            assert bits(p, target, *state[:3]) == kept
+            assert state.skipped.item() == 2 * before + skipped
+            assert state.skipped_in_a_row.item() == skipped
+            assert poisoned[at].item() == pytest.approx(0 if skipped == 2 else bad, nan_ok=True)
+        assert not poisoned.any(), "the next gradient adds to it"
+        function(p, g.clone(), *arguments, True)
+        assert not set(bits(p, target, *state[:3])) & set(kept)
+        assert state[2:] == (before + 1, 2 * before + 2, 0)
+
+
+@each_dtype
+def test_skipped_steps_leave_no_trace_in_those_that_follow(function, kind, device):
+    results = []
+    for poison in (False, True):
+        p, _, target = numbers(65, kind, device)
+        state, rate, tau = AdamState.of(p), rate_of(RATE, p), scalar(TAU, p)
+        for t, g in enumerate(gradients(kind, device)[:30]):
+            if poison and t % 3 == 0:
+                bad = g.clone()
+                bad[t % 65] = (np.nan, np.inf, -np.inf)[t // 3 % 3]
+                function(p, bad, state, rate, DECAY, target, tau, False)
+            function(p, g.clone(), state, rate, DECAY, target, tau, True)
+        results.append(bits(p, target, *state[:3]))
+        assert state.skipped.item() == 10 * poison and state.skipped_in_a_row.item() == 0
+    assert results[0] == results[1]
+
+
+@each_dtype
+@pytest.mark.parametrize("size", [1, 2049])
+def test_a_norm_is_too_large_where_its_square_is(function, kind, size, device):
+    limit = torch.finfo(getattr(torch, kind)).max ** 0.5
+    p = numbers(size, kind, device)[0]
+    for share in (0.99, 1.01):
+        state, g = AdamState.of(p), torch.full_like(p, share * limit / size**0.5)
+        function(p, g, state, rate_of(RATE, p), DECAY, None, None, True)
+        assert state[2:] == ((1, 0, 0) if share < 1 else (0, 1, 1))
+        assert p.isfinite().all() and state.exp_avg_sq.isfinite().all()
+
+
+@pytest.mark.parametrize("function", [fused])
+def test_one_program_adds_more_sums_than_it_takes_at_once(function, device, monkeypatch):
+    monkeypatch.setattr(adam_polyak, "_BLOCK", 16)
+    p, g, target = numbers(2 * 16 * 16 + 5, device=device)  # 33 sums, of which 16 at once
+    for at in (0, 255, 256, 511, 512, 516):
+        state, poisoned = AdamState.of(p), g.clone()
+        poisoned[at], kept = np.nan, bits(p, target)
+        function(p, poisoned, state, rate_of(RATE, p), DECAY, target, scalar(TAU, p), True)
+        assert bits(p, target) == kept and state[2:] == (0, 1, 1)
     function(p, g, state, rate_of(RATE, p), DECAY, target, scalar(TAU, p), True)
-    for tensor in (p, state.exp_avg, state.exp_avg_sq, target):
-        assert np.flatnonzero(~np.isfinite(*float64(tensor))).tolist() == [5]
-    assert not g.any(), "the next gradient adds to it"
+    assert bits(p, target) != kept and state[2:] == (1, 1, 0)
+
+
+@each
+def test_the_scalar_parameter_of_a_temperature_skips_too(function, device):
+    p = torch.tensor(0.5, device=device)
+    state = AdamState.of(p)
+    for t, bad in enumerate((np.nan, np.inf, -np.inf), start=1):
+        function(
+            p, torch.tensor(bad, device=device), state, rate_of(RATE, p), 0.0, None, None, False
+        )
+        assert p.item() == 0.5 and state == (0, 0, 0, t, t)
+    function(p, torch.ones_like(p), state, rate_of(RATE, p), 0.0, None, None, False)
+    assert p.item() == pytest.approx(0.4) and state[2:] == (1, 3, 0)
 
 
 def test_the_entry_equals_the_reference_and_autograd_does_not_see_it():
@@ -223,12 +298,13 @@ WRONG = {
 def test_tensors_that_disagree_are_refused_and_nothing_moves(name, part):
     given = {n: torch.ones(4) for n in ("parameter", "gradient", "exp_avg", "exp_avg_sq", "target")}
     given[name] = WRONG[part]
-    state = AdamState(given.pop("exp_avg"), given.pop("exp_avg_sq"), torch.zeros(()))
+    moments = {n: given.pop(n) for n in ("exp_avg", "exp_avg_sq")}
+    state = AdamState.of(torch.ones(4))._replace(**moments)
     with pytest.raises(ValueError, match=f"{name} must be .*{part}|{name} {part}"):
         adam_polyak_(state=state, learning_rate=torch.tensor(0.1), tau=torch.tensor(0.5), **given)
     for tensor in (*given.values(), *state[:2]):
         assert tensor.is_meta or (tensor == 1).all()
-    assert state.step == 0
+    assert all(count == 0 for count in state[2:])
 
 
 @pytest.mark.parametrize(
