@@ -24,16 +24,21 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, obs: torch.Tensor) -> None:
-        """Takes a batch (B, obs_dim) into account (Chan et al.'s parallel variance)."""
+        """Takes a batch (B, obs_dim) into account (Chan et al.'s parallel variance).
+
+        A batch with an infinity or a NaN, which would stay for ever, does not count.
+        """
         batch = obs.shape[0]
         total = self.count + batch
         old, new = (self.count / total).float(), (batch / total).float()
         batch_mean = obs.mean(dim=0)
         delta = batch_mean - self.mean
         batch_var = (obs - batch_mean).square().mean(dim=0)
-        self.var.copy_(old * self.var + new * batch_var + old * new * delta.square())
-        self.mean.add_(new * delta)
-        self.count.copy_(total)
+        var = old * self.var + new * batch_var + old * new * delta.square()
+        counts = var.isfinite().all()  # the mean too then
+        changes = ((self.var, var), (self.mean, self.mean + new * delta), (self.count, total))
+        for buffer, value in changes:
+            buffer.copy_(torch.where(counts, value, buffer))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Returns (obs - mean) / std, the shape of obs."""

@@ -73,6 +73,20 @@ def test_large_offsets_do_not_swamp_the_variance(offset, batch):
     assert (np.abs(np.sqrt(norm.var.numpy()) - std) < 0.02 * std).all()
 
 
+@pytest.mark.parametrize("seen", [0, 100])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])  # the square of 1e30 is infinite
+def test_a_batch_that_is_not_finite_does_not_count(bad, seen):
+    norm, x = shown(data(seen), [seen] if seen else []), torch.from_numpy(data(50, seed=1))
+    twin = shown(data(seen), [seen] if seen else [])
+    poisoned = x.clone()
+    poisoned[49, 4] = bad
+    norm.update(poisoned)
+    assert all(torch.equal(a, b) for a, b in zip(norm.buffers(), twin.buffers(), strict=True))
+    norm.update(x), twin.update(x)
+    assert all(torch.equal(a, b) for a, b in zip(norm.buffers(), twin.buffers(), strict=True))
+    assert norm.count == seen + 50
+
+
 def test_a_constant_observation_becomes_zero():
     x = torch.full((10, DIM), 1234.5)
     norm = RunningNorm(DIM)
