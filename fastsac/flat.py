@@ -84,7 +84,7 @@ class Adam:
         self._state = AdamState.of(parameter)
 
     def step(self, gradient: torch.Tensor) -> None:
-        """One step along gradient (P,)."""
+        """One step along gradient (P,), or none where that is not finite."""
         adam_polyak_(
             self._parameter,
             gradient,
@@ -96,8 +96,18 @@ class Adam:
             zero_gradient=False,
         )
 
+    @property
+    def skipped(self) -> torch.Tensor:
+        """Steps skipped because their gradient was not finite: a float32 scalar."""
+        return self._state.skipped
+
+    @property
+    def skipped_in_a_row(self) -> torch.Tensor:
+        """Those since the last step that was taken: a float32 scalar."""
+        return self._state.skipped_in_a_row
+
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Moments and the number of steps, copies."""
+        """Moments and the numbers of steps, copies."""
         return {name: x.clone() for name, x in self._state._asdict().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:

@@ -39,6 +39,8 @@ def gradient_step(
 ) -> Metrics:
     """Moves the critics, with_actor the actor and the temperature too, and the target critics.
 
+    Each of the three stays where it is if its own gradient is not finite, targets with the critics.
+
     Args:
         learner: changed in place.
         batch: B transitions, their observations normalised.
@@ -63,7 +65,7 @@ def gradient_step(
         sample = _Sample(*(x[size:] for x in sample))
         metrics |= _step_actor(learner, batch, sample, tape.rows_from(size), alpha, report)
         metrics |= _step_temperature(learner, sample.log_prob, batch.weight, report)
-    return metrics
+    return {**metrics, "skipped_updates": learner.skipped_updates} if report else metrics
 
 
 def _step_critics(

@@ -74,6 +74,16 @@ class LearnerState:
         return self.log_alpha.exp()
 
     @property
+    def skipped_updates(self) -> torch.Tensor:
+        """Optimizer steps skipped so far, their gradients not finite: a float32 scalar."""
+        return torch.stack([optimizer.skipped for optimizer in self._optimizers()]).sum()
+
+    @property
+    def skipped_in_a_row(self) -> torch.Tensor:
+        """The same of one optimizer since its last step, the most of them: a float32 scalar."""
+        return torch.stack([x.skipped_in_a_row for x in self._optimizers()]).amax()
+
+    @property
     def actor_flat(self) -> torch.Tensor:
         """The actor's weights (P,)."""
         return self.actor_weights.master
@@ -128,6 +138,10 @@ class LearnerState:
         self.updates = state["updates"]
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"])
+
+    def _optimizers(self) -> list[Adam]:
+        optimizers = (self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer)
+        return [optimizer for optimizer in optimizers if optimizer is not None]
 
     def _scalars(self) -> dict[str, torch.Tensor]:
         names = ("log_alpha", "learning_rate", "tau", "discount", "target_entropy")

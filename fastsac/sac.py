@@ -64,14 +64,17 @@ class SAC(LearnerState):
     def update(self, batch: Batch) -> Metrics:
         """One gradient step on critics, actor and temperature, then the Polyak update.
 
-        With a policy delay d, actor and temperature take theirs at every d-th update.
+        With a policy delay d, actor and temperature take theirs at every d-th update. Whose
+        gradient is not finite, as after a reward that is no number, takes none: see
+        ``skipped_in_a_row``.
 
         Args:
             batch: B transitions on the agent's device.
 
         Returns:
-            Scalars on the device, not waited for: critic_loss and q, and where the actor took a
-            step actor_loss, entropy, alpha, and alpha_loss if the temperature is learned.
+            Scalars on the device, not waited for: critic_loss, q and skipped_updates (optimizer
+            steps skipped so far), and where it was the actor's turn actor_loss, entropy, alpha,
+            and alpha_loss if the temperature is learned.
         """
         batch = batch._replace(
             obs=self.normalized(batch.obs), next_obs=self.normalized(batch.next_obs)

@@ -15,6 +15,8 @@ CONFIGS = {
     "bf16": SACConfig(hidden_sizes=(64, 64), precision="bf16"),
 }
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
 
 def setup(config, seed=0):
     agent = SAC(OBS, ACT, config, "cuda", seed)
@@ -112,6 +114,30 @@ def test_scalars_and_new_transitions_reach_a_captured_graph():
     obs = torch.zeros(5000, OBS, device="cuda")
     replay.add(obs, torch.zeros(5000, ACT, device="cuda"), zeros + 100, zeros + 1, obs)
     assert agent.learn(replay, B)["critic_loss"] > 100 * losses
+    assert [graph.captures for graph in agent._graphed.values()] == [1]
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_skips_what_is_not_finite_and_goes_on():
+    agent, replay = setup(CONFIGS["v2"])
+    for _ in range(4):
+        agent.learn(replay, B, 2)
+    optimizers = (agent.actor_optimizer, agent.critic_optimizer, agent.alpha_optimizer)
+    held = lambda: [  # noqa: E731
+        x.clone()
+        for x in (*weights(agent), *(o.state_dict()[n] for o in optimizers for n in MOMENTS))
+    ]
+    rows, before = replay.rows.clone(), held()
+    replay.rows[:, 0] = torch.inf  # of obs, which all three losses read
+    for number in (1, 2):
+        metrics = agent.learn(replay, B, 2)
+        assert all(torch.equal(a, b) for a, b in zip(before, held(), strict=True))
+        assert metrics["skipped_updates"] == 6 * number and agent.skipped_in_a_row == 2 * number
+    replay.rows.copy_(rows)
+    metrics = agent.learn(replay, B, 2)
+    assert not any(torch.equal(a, b) for a, b in zip(before, held(), strict=True))
+    assert metrics["skipped_updates"] == 12 and agent.skipped_in_a_row == 0
+    assert all(x.isfinite().all() for x in (*held(), *metrics.values()))
     assert [graph.captures for graph in agent._graphed.values()] == [1]
 
 

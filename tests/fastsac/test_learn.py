@@ -169,6 +169,7 @@ def test_nothing_waits_for_the_device(name, waits):
     assert not waits(lambda: agent.act(obs))
     assert not waits(lambda: replay.add(*rows))
     assert not waits(lambda: agent.observe(obs))
+    assert not waits(lambda: (agent.skipped_updates, agent.skipped_in_a_row))
 
 
 @pytest.mark.parametrize(
