@@ -139,7 +139,8 @@ def sac_from_json(text: str) -> SACConfig:
         ConfigError: a field is out of range.
     """
     fields: dict[str, Any] = json.loads(text)["sac"]
-    return SACConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    tuples: dict[str, Any] = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
+    return SACConfig(**fields | tuples)
 
 
 _LEAST = {

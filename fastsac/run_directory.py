@@ -89,7 +89,9 @@ def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
     directory = RunDirectory(path)
     try:
         directory.write(CONFIG, dataclasses.asdict(config))
-        directory.write(MACHINE, machine() | {"command": shlex.join(sys.argv)})
+        program = Path(sys.argv[0]).name.replace("__main__.py", "fastsac")
+        command = shlex.join([program, *sys.argv[1:]])
+        directory.write(MACHINE, machine() | {"command": command})
     except OSError as error:
         shutil.rmtree(path)
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror or error}") from error

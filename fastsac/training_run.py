@@ -6,6 +6,7 @@ import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,6 @@ class TrainingRun:
     def __init__(self, config: TrainConfig, resumed: Path | None = None):
         self._started = time.monotonic()
         self.config = config
-        self.finished = False
         self._losses: dict[str, torch.Tensor] = {}
         self._warned = False
         self._save_seconds = 0.0
@@ -95,6 +95,7 @@ class TrainingRun:
                 self._save_first()
             self._profiler = Profiler(self.path) if config.profile else None
             self._opened = opened.pop_all()
+        self.finished = self.state.steps >= config.total_steps
         self._logged = (self.state.steps, self.state.updates, time.monotonic())
         how = f"{config.task}, {config.num_envs} worlds on {self.state.env.engine_name}"
         whither = f"going on at step {self.state.steps:,} of" if loaded else "run in"
@@ -322,7 +323,7 @@ class TrainingRun:
         if self._evaluator.pending:
             policy, counters = self._evaluator.pending
             pending = (policy.state_dict(), counters)
-        others = {"best": self._best, "evaluation": pending}
+        others: dict[str, Any] = {"best": self._best, "evaluation": pending}
         try:
             others["metrics"] = self._metrics.state_dict()
             path = self._checkpoints.save(self.state.state_dict() | others)

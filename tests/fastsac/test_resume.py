@@ -1,0 +1,271 @@
+"""A run that is stopped and goes on ends as the one that was not, to the last bit."""
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import fastsac
+from fastsac import checkpoint, run_directory
+from fastsac.errors import CheckpointError, ConfigError, RunError
+from fastsac.presets import preset_config
+from fastsac.training import TrainingRun
+
+PLAIN = dict(
+    num_envs=3,
+    updates_per_step=2,
+    total_steps=900,
+    learning_starts=150,
+    batch_size=32,
+    replay_capacity=400,  # not a multiple of num_envs, and it wraps
+    eval_every=300,
+    eval_episodes=1,
+    final_eval_episodes=1,
+    checkpoint_every=90,
+    log_seconds=0.2,
+    sac=fastsac.SACConfig(hidden_sizes=(16, 16)),
+)
+WHOLE = PLAIN | dict(
+    n_step=3,
+    preset="cpu",
+    sac=fastsac.SACConfig(
+        hidden_sizes=(16, 16),
+        layer_norm=True,
+        normalize_obs=True,
+        num_atoms=11,
+        policy_delay=3,
+        critic_reduction="mean",
+    ),
+)
+SETTINGS = {"plain": PLAIN, "whole": WHOLE}
+
+
+def config(run_dir, setting=PLAIN, task="cartpole_balance", **changed):
+    return preset_config(task, run_dir=str(run_dir), **setting | changed)
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def uninterrupted(request, tmp_path_factory):
+    setting = SETTINGS[request.param]
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return setting, fastsac.train(config(folder / "run", setting))
+
+
+def stop_at(monkeypatch, *steps, number=signal.SIGTERM):
+    """Sends this process the signal in the middle of these steps' updates."""
+    learn = TrainingRun.learn
+
+    def stopping(run):
+        learn(run)
+        if run.state.steps in steps and run.state.steps not in sent:
+            sent.add(run.state.steps)
+            os.kill(os.getpid(), number)
+
+    sent = set()
+    monkeypatch.setattr(TrainingRun, "learn", stopping)
+
+
+def tensors(tree, prefix=""):
+    if isinstance(tree, torch.Tensor):
+        return {prefix: tree}
+    if not isinstance(tree, dict | list | tuple):
+        return {prefix: torch.tensor(tree)} if isinstance(tree, int | float) else {}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    named = [tensors(value, f"{prefix}.{key}") for key, value in items]
+    return {name: tensor for part in named for name, tensor in part.items()}
+
+
+def rows_of(path):
+    return list(csv.DictReader((path / "metrics.csv").open()))
+
+
+def assert_same_end(run_dir, expected_dir):
+    """The last checkpoints, the replay's rows, the returns and the evaluations, bit for bit."""
+    found, expected = (checkpoint.load(path) for path in (run_dir, expected_dir))
+    for state in (found, expected):
+        del state["metrics"]  # times
+    assert tensors(expected).keys() == tensors(found).keys() and len(tensors(found)) > 40
+    for name, value in tensors(expected).items():
+        assert torch.equal(value, tensors(found)[name]), name
+    size = min(expected["replay"]["added"], 400)
+    kept = [
+        torch.cat(
+            [checkpoint.load_tensors(d / "replay" / n)["rows"] for n in s["replay_files"]]
+        )[-size:]
+        for d, s in ((run_dir, found), (expected_dir, expected))
+    ]
+    assert len(kept[0]) == size and torch.equal(*kept)
+    results = [json.loads((d / "result.json").read_text()) for d in (run_dir, expected_dir)]
+    assert results[0]["returns"] == results[1]["returns"]
+    evaluations = [
+        [(r["step"], r["eval_return"]) for r in rows_of(d) if r["eval_return"]]
+        for d in (run_dir, expected_dir)
+    ]
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) >= 3
+    best = [checkpoint.load(d / "best.pt") for d in (run_dir, expected_dir)]
+    assert torch.equal(best[0]["agent"]["actor"], best[1]["agent"]["actor"])
+
+
+def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
+    setting, expected = uninterrupted
+    run = tmp_path / "run"
+    # Random steps, the first updates, right after a checkpoint, an evaluation under way.
+    stops = [147, 150, 270, 300, 303, 450, 897]
+    stop_at(monkeypatch, *stops)
+    with pytest.raises(SystemExit) as caught:
+        fastsac.train(config(run, setting))
+    assert caught.value.code == 143
+    for step in stops[2:]:
+        with pytest.raises(SystemExit):
+            fastsac.resume(run)
+        # The vector step under way was finished, and nothing of it is lost.
+        assert checkpoint.load(run)["counters"]["steps"] == step + 3
+    fastsac.resume(run)
+    assert_same_end(run, expected.run_dir)
+
+
+def test_sigint_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    before = signal.getsignal(signal.SIGINT)
+    stop_at(monkeypatch, 300, number=signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fastsac.train(config(run))
+    assert f"go on: fastsac train --resume {run}" in capsys.readouterr().err
+    assert checkpoint.load(run)["counters"]["steps"] == 303
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_came_after_the_checkpoint_is_done_again(uninterrupted, tmp_path, monkeypatch):
+    """An error in the middle of a step leaves the last periodic checkpoint, as kill -9 does."""
+    setting, expected = uninterrupted
+    run, learn = tmp_path / "run", TrainingRun.learn
+
+    def fails(self):
+        if self.state.steps == 420:
+            raise ArithmeticError("a bug")
+        learn(self)
+
+    monkeypatch.setattr(TrainingRun, "learn", fails)
+    with pytest.raises(ArithmeticError):
+        fastsac.train(config(run, setting))
+    monkeypatch.setattr(TrainingRun, "learn", learn)
+    written = rows_of(run)
+    fastsac.resume(run)
+    assert_same_end(run, expected.run_dir)
+    steps = [int(row["step"]) for row in rows_of(run) if row["steps_per_second"]]
+    assert steps == sorted(set(steps)) and len(written) > 2, "a row stands twice"
+
+
+KILLS = [pytest.param(2, id="2"), pytest.param(20, id="20", marks=pytest.mark.slow)]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kills", KILLS)
+def test_kill_9_at_random_moments(kills, tmp_path):
+    """Real processes, a checkpoint at every third vector step."""
+    settings = WHOLE | {"total_steps": 3000, "checkpoint_every": 9}
+    expected, run = tmp_path / "expected", tmp_path / "run"
+    fastsac.train(config(expected, settings))
+    moments, command = random.Random(kills), ["--resume", str(run)]
+    for number in range(kills):
+        if number == 0:
+            code = "import sys, fastsac, pickle; fastsac.train(pickle.load(open(sys.argv[1], 'rb')))"
+            import pickle
+
+            (tmp_path / "config").write_bytes(pickle.dumps(config(run, settings)))
+            argv = [sys.executable, "-c", code, str(tmp_path / "config")]
+        else:
+            argv = [sys.executable, "-m", "fastsac", "train", *command]
+        before = checkpoint.files_of(run)[:1]
+        with (tmp_path / f"log{number}").open("w") as log:
+            process = subprocess.Popen(argv, stderr=log, stdout=log)
+        while checkpoint.files_of(run)[:1] == before and process.poll() is None:
+            time.sleep(0.01)  # it is past its set-up
+        time.sleep(moments.uniform(0, 0.5))
+        assert process.poll() is None, (tmp_path / f"log{number}").read_text()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    fastsac.resume(run)
+    assert_same_end(run, expected)
+
+
+def test_a_larger_budget_goes_on_with_a_finished_run(uninterrupted, tmp_path):
+    setting, expected = uninterrupted
+    run = tmp_path / "run"
+    fastsac.train(config(run, setting, total_steps=600))
+    with pytest.raises(RunError, match="has done its 600 steps: give a higher --total-steps"):
+        fastsac.resume(run)
+    assert (run / "result.json").exists()
+    result = fastsac.resume(run, total_steps=900)
+    assert result.steps == 900 and run_directory.recorded_config(run).total_steps == 900
+    newest = [checkpoint.load(path)["agent"] for path in (run, expected.run_dir)]
+    assert torch.equal(newest[0]["actor"], newest[1]["actor"])
+
+
+def test_without_the_replay_the_policy_gathers_a_new_one_first(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    stop_at(monkeypatch, 450)
+    with pytest.raises(SystemExit):
+        fastsac.train(config(run, checkpoint_replay=False))
+    assert not (run / "replay").exists()
+    before = checkpoint.load(run)["counters"]
+    result = fastsac.resume(run)
+    # 453 steps done, then 150 without updates.
+    assert result.updates == before["updates"] + 2 * (900 - 453 - 150) // 3
+
+
+def test_only_what_leaves_the_training_alone_may_change(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    stop_at(monkeypatch, 300)
+    with pytest.raises(SystemExit):
+        fastsac.train(config(run))
+    for change, flag in (
+        ({"num_envs": 4}, "--num-envs"),
+        ({"seed": 1}, "--seed"),
+        ({"sac": dataclasses.replace(PLAIN["sac"], gamma=0.9)}, "algorithm"),
+    ):
+        with pytest.raises(ConfigError, match=f"a resumed run keeps its.*{flag}"):
+            fastsac.resume(run, **change)
+    with pytest.raises(ConfigError, match="no_such_field"):
+        fastsac.resume(run, no_such_field=1)
+    assert fastsac.resume(run, total_steps=330, log_seconds=9.0).steps == 330
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not_remembered(tmp_path):
+    run = tmp_path / "run"
+    fastsac.train(config(run, total_steps=300))
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from fastsac.run_directory import RunDirectory;"
+            "held = RunDirectory(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()",
+            str(run),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(RunError, match=f"another process is training in {run}"):
+        fastsac.resume(run, total_steps=600)
+    holder.kill()
+    holder.wait()
+    assert fastsac.resume(run, total_steps=600).steps == 600
+
+
+def test_there_must_be_a_run(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        fastsac.resume(tmp_path)
+    fastsac.train(config(tmp_path / "run", total_steps=300))
+    for file in checkpoint.files_of(tmp_path / "run"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="holds no checkpoint to go on from"):
+        fastsac.resume(tmp_path / "run", total_steps=600)
