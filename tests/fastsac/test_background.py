@@ -34,7 +34,7 @@ def test_a_snapshot_is_evaluated_as_in_line_again_and_again(evaluator):
         want = evaluate(policy, TASK, 2, EVAL_SEED, "engine")
         evaluator.start(policy, {"step": seed})
         learner.actor_flat.fill_(torch.nan)  # the snapshot is the evaluator's own
-        counters, result = evaluator.take(wait=True)
+        _, counters, result = evaluator.take(wait=True)
         assert counters == {"step": seed} and result == want and result.mean > 0
         assert evaluator.take(wait=True) is None
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import fastsac
+from fastsac import checkpoint
 from fastsac.cli import main
 from fastsac.presets import preset_config
 
@@ -107,15 +108,15 @@ def test_a_run_directory_that_holds_another_run(run, capsys):
 
 
 def test_damaged_and_foreign_checkpoints(run, capsys, tmp_path):
-    data = (run / "checkpoint.pt").read_bytes()
+    data = checkpoint.files_of(run)[0].read_bytes()
     cut = tmp_path / "cut.pt"
     cut.write_bytes(data[: len(data) // 2])
     assert main(["eval", str(cut)]) == 2
-    assert "is truncated or not a fastsac checkpoint" in capsys.readouterr().err
+    assert f"{cut} is truncated or damaged: its checksum differs" in capsys.readouterr().err
 
     foreign = tmp_path / "walker"
-    foreign.mkdir()
-    (foreign / "checkpoint.pt").write_bytes(data)
+    (foreign / "checkpoints").mkdir(parents=True)
+    (foreign / "checkpoints" / checkpoint.name_of(10)).write_bytes(data)
     (foreign / "config.json").write_text('{"task": "walker_run"}')
     assert main(["eval", str(foreign)]) == 2
     assert "checkpoint of cartpole_balance, but" in capsys.readouterr().err

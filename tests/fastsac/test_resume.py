@@ -97,9 +97,9 @@ def assert_same_end(run_dir, expected_dir):
         assert torch.equal(value, tensors(found)[name]), name
     size = min(expected["replay"]["added"], 400)
     kept = [
-        torch.cat(
-            [checkpoint.load_tensors(d / "replay" / n)["rows"] for n in s["replay_files"]]
-        )[-size:]
+        torch.cat([checkpoint.load_tensors(d / "replay" / n)["rows"] for n in s["replay_files"]])[
+            -size:
+        ]
         for d, s in ((run_dir, found), (expected_dir, expected))
     ]
     assert len(kept[0]) == size and torch.equal(*kept)
@@ -177,7 +177,9 @@ def test_kill_9_at_random_moments(kills, tmp_path):
     moments, command = random.Random(kills), ["--resume", str(run)]
     for number in range(kills):
         if number == 0:
-            code = "import sys, fastsac, pickle; fastsac.train(pickle.load(open(sys.argv[1], 'rb')))"
+            code = (
+                "import sys, fastsac, pickle; fastsac.train(pickle.load(open(sys.argv[1], 'rb')))"
+            )
             import pickle
 
             (tmp_path / "config").write_bytes(pickle.dumps(config(run, settings)))

@@ -11,6 +11,7 @@ import pytest
 
 import fastsac
 import fastsac.envs  # noqa: F401  (sets MUJOCO_GL before dm_control is imported)
+from fastsac import checkpoint
 from fastsac.cli import main
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
@@ -107,7 +108,7 @@ def test_an_mp4(run, pictures, tmp_path):
     import av
 
     output = tmp_path / "walk.mp4"
-    film = record(run / "checkpoint.pt", output, Shot(**SMALL))
+    film = record(checkpoint.files_of(run)[0], output, Shot(**SMALL))
     with av.open(str(output)) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == 5 and (stream.width, stream.height) == (64, 48)
