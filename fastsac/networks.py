@@ -62,7 +62,10 @@ class EnsembleMLP(nn.Module):
         return self._record(parts)
 
     def _record(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, "Tape"]:
-        weights, biases = self._parameters_in_order[::2], self._parameters_in_order[1::2]
+        parameters = self._parameters_in_order
+        if torch.compiler.is_exporting():  # which puts its own in their place
+            parameters = list(self.parameters())
+        weights, biases = parameters[::2], parameters[1::2]
         x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
         x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
         inputs: list[torch.Tensor] = []

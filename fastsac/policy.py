@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from fastsac import checkpoint
 from fastsac.config import SACConfig, sac_from_json
@@ -15,6 +16,22 @@ from fastsac.networks import Actor
 from fastsac.normalizer import RunningNorm
 
 ArrayT = TypeVar("ArrayT", torch.Tensor, np.ndarray)
+
+
+class SquashedMean(nn.Module):
+    """Observations (B, obs_dim) float32 -> the squashed mean (B, A) of the Gaussian, in [-1, 1]."""
+
+    def __init__(self, actor: Actor, normalizer: RunningNorm | None):
+        super().__init__()
+        self.actor, self.normalizer = actor, normalizer
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Returns the actions."""
+        return torch.tanh(self.mean(obs))
+
+    def mean(self, obs: torch.Tensor) -> torch.Tensor:
+        """Returns the actions before their tanh."""
+        return self.actor(obs if self.normalizer is None else self.normalizer(obs))[0]
 
 
 class Policy:
@@ -28,6 +45,9 @@ class Policy:
         weights: (P,) float32, the actor's.
         normalizer: state of the observations' normaliser, or None.
         device: where it shall run; weights and normaliser are copied there.
+
+    Attributes:
+        network: the function itself, on that device.
     """
 
     def __init__(
@@ -42,13 +62,15 @@ class Policy:
     ):
         self.task, self.obs_dim, self.action_dim = task, obs_dim, action_dim
         self._device = torch.device(device)
-        self._actor = Actor(obs_dim, action_dim, config, torch.Generator()).to(self._device)
-        self._weights = FlatWeights(self._actor)
-        self._weights.load_state_dict(weights)
-        self._normalizer: RunningNorm | None = None
+        actor = Actor(obs_dim, action_dim, config, torch.Generator())
+        norm: RunningNorm | None = None
         if normalizer is not None:
-            self._normalizer = RunningNorm(obs_dim).to(self._device)
-            self._normalizer.load_state_dict(normalizer)
+            norm = RunningNorm(obs_dim)
+            norm.load_state_dict(normalizer)
+        self.network = SquashedMean(actor, norm).to(self._device).eval()
+        self.network.requires_grad_(False)
+        self._weights = FlatWeights(actor)
+        self._weights.load_state_dict(weights)
 
     @classmethod
     def snapshot(cls, learner: LearnerState, task: str) -> "Policy":
@@ -59,7 +81,8 @@ class Policy:
 
     def state_dict(self) -> dict[str, Any]:
         """The actor's weights and the normaliser's state, as a learner's state_dict has them."""
-        normalizer = self._normalizer.state_dict() if self._normalizer else None
+        norm = self.network.normalizer
+        normalizer = None if norm is None else norm.state_dict()
         return {"actor": self._weights.state_dict(), "normalizer": normalizer}
 
     @torch.no_grad()
@@ -75,9 +98,8 @@ class Policy:
                 f"a policy for {self.task} takes observations ({self.obs_dim},) or "
                 f"(B, {self.obs_dim}), got {tuple(tensor.shape)}"
             )
-        rows = torch.atleast_2d(tensor)
-        mean, _ = self._actor(self._normalizer(rows) if self._normalizer else rows)
-        action = torch.tanh(mean).reshape(*tensor.shape[:-1], self.action_dim)
+        action = self.network(torch.atleast_2d(tensor))
+        action = action.reshape(*tensor.shape[:-1], self.action_dim)
         return action if isinstance(obs, torch.Tensor) else action.cpu().numpy()
 
 
