@@ -3,6 +3,19 @@
 import os
 from pathlib import Path
 
+from fastsac.errors import RunError
+
+
+def require_place(output: Path) -> None:
+    """Refuses an -o that can be no file, before there is work to lose.
+
+    Raises:
+        RunError: it is a directory, or its directory is not there.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        what = "it is a directory" if output.is_dir() else f"there is no directory {output.parent}"
+        raise RunError(f"cannot write -o {output}: {what}")
+
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file whole or not at all, and waits until the disk has it.

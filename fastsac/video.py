@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fastsac.atomic_write import write_atomically
+from fastsac.atomic_write import require_place, write_atomically
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
 from fastsac.policy import load_policy
@@ -90,9 +90,7 @@ def record(run: str | Path, output: Path, shot: Shot) -> Film:
             library for such a file is missing.
     """
     crew = _Crew(shot, writer_for(output, shot.size))
-    if output.is_dir() or not output.parent.is_dir():
-        what = "it is a directory" if output.is_dir() else f"there is no directory {output.parent}"
-        raise RunError(f"cannot write -o {output}: {what}")
+    require_place(output)
     policy = load_policy(run)
     returns, diverged = in_dm_control(policy, policy.task, shot.episodes, shot.seed, crew)
     try:
