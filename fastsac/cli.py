@@ -22,6 +22,7 @@ commands:
                fastsac train --resume RUN goes on with one that was stopped
   eval RUN     returns of a trained policy in the real dm_control
   video RUN    films a trained policy, e.g. fastsac video RUN -o walk.gif
+  export RUN   a trained policy as a file that runs without fastsac: .onnx or .pt2
   plot RUN...  learning curves as a picture
   tasks        the tasks, with their sizes and engines
   bench LEVEL  measure this machine: envs, learner, kernels; envpool or sbx beside ours
@@ -189,6 +190,23 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _export(args: list[str]) -> None:
+    parser = _Parser(
+        prog="fastsac export", description="Writes a policy as a file that runs without fastsac."
+    )
+    parser.add_argument("run", help="run directory or checkpoint file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="an .onnx or .pt2")
+    parsed = parser.parse_args(args)
+    from fastsac.export import export_policy
+
+    usual, extreme = export_policy(parsed.run, parsed.output)
+    kilobytes = parsed.output.stat().st_size / 1000
+    print(
+        f"{parsed.output}: {kilobytes:.0f} kB, within {usual:.1g} of the policy in torch "
+        f"({extreme:.1g} on extreme observations)"
+    )
+
+
 def _plot(args: list[str]) -> None:
     parser = _Parser(prog="fastsac plot", description="Draws learning curves.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
@@ -231,6 +249,7 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "eval": _eval,
     "video": _video,
+    "export": _export,
     "plot": _plot,
     "tasks": _tasks,
     "bench": _bench,
