@@ -26,17 +26,18 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.bench.run_statistics import (
-    bootstrap_interval,
-    common_grid,
-    interquartile_mean,
-    time_to_return,
-)
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
-from fastsac.plot import panels_of_returns
+from fastsac.plot import INK, LEGEND, panels_of_returns
 from fastsac.run_directory import short_name
+from fastsac.run_statistics import (
+    Curve,
+    Summary,
+    bootstrap_interval,
+    interquartile_mean,
+    time_to_return,
+)
 
 # pytorch_sac's averages, (environment steps, return): github.com/denisyarats/pytorch_sac.
 PUBLISHED = {
@@ -61,24 +62,6 @@ it (how many times as fast as `{baseline}`); <= where the first evaluation had r
 """
 
 Row = dict[str, Any]  # of runs.jsonl
-Curve = dict[str, np.ndarray]  # columns of metrics.csv, a value an evaluation
-
-
-class Summary:
-    """The runs (R) of a setting on a task, at the steps (P) that they have in common.
-
-    By axis, x has the IQM of when they were there: a slow moment of the machine shifts a curve over
-    seconds and cuts nothing off it.
-    """
-
-    def __init__(self, curves: Sequence[Curve]):
-        grid = common_grid([curve["step"] for curve in curves])
-        at = lambda column: [np.interp(grid, c["step"], c[column]) for c in curves]  # noqa: E731
-        columns = {column: np.stack(at(column)) for column in (*_AXES, "eval_return")}
-        self.x = {axis: interquartile_mean(columns[axis]) for axis in _AXES}
-        self.returns = columns["eval_return"]  # (R, P)
-        self.final = np.array([curve["eval_return"][-1] for curve in curves])  # (R,)
-        self.mean = interquartile_mean(self.returns)  # (P,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,9 +236,9 @@ def draw(task: str, settings: dict[str, Summary]) -> Any:
     last = max(one.x["step"][-1] for one in settings.values())
     if points := [point for point in PUBLISHED.get(task, []) if point[0] <= last]:
         label = "pytorch_sac, published average"
-        panels["step"].plot(*zip(*points, strict=True), "kx", label=label)
+        panels["step"].plot(*zip(*points, strict=True), "x", color=INK, label=label)
     panels["step"].set(title=task, ylabel="return, IQM and 95% interval")
-    panels["step"].legend()
+    panels["step"].legend(**LEGEND)
     return figure
 
 

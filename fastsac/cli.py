@@ -24,6 +24,7 @@ commands:
   video RUN    films a trained policy, e.g. fastsac video RUN -o walk.gif
   export RUN   a trained policy as a file that runs without fastsac: .onnx or .pt2
   plot RUN...  learning curves as a picture
+  runs [DIR]   the runs below a directory, and how far they are
   tasks        the tasks, with their sizes and engines
   bench LEVEL  measure this machine: envs, learner, kernels; envpool or sbx beside ours
   doctor       what works on this machine, and what to install for the rest
@@ -211,10 +212,23 @@ def _plot(args: list[str]) -> None:
     parser = _Parser(prog="fastsac plot", description="Draws learning curves.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
+    parser.add_argument(
+        "--group-by", choices=("task", "preset", "seed"), help="one line for all runs alike in it"
+    )
     parsed = parser.parse_args(args)
     from fastsac.plot import plot_runs
 
-    plot_runs(parsed.runs, parsed.output)
+    plot_runs(parsed.runs, parsed.output, parsed.group_by)
+
+
+def _runs(args: list[str]) -> None:
+    parser = _Parser(prog="fastsac runs", description="Lists runs, the newest first.")
+    parser.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="one JSON array for programs")
+    parsed = parser.parse_args(args)
+    from fastsac.runs import print_runs
+
+    print_runs(parsed.directory, parsed.json)
 
 
 def _tasks(args: list[str]) -> None:
@@ -251,6 +265,7 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "video": _video,
     "export": _export,
     "plot": _plot,
+    "runs": _runs,
     "tasks": _tasks,
     "bench": _bench,
     "doctor": _doctor,

@@ -5,9 +5,11 @@ import datetime
 import fcntl
 import itertools
 import json
+import os
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ CONFIG = "config.json"
 MACHINE = "machine.json"
 RESULT = "result.json"
 LOCK = "lock"
+_LOCK_TRIES = 5
 
 
 class RunDirectory:
@@ -40,11 +43,17 @@ class RunDirectory:
             self._lock = (path / LOCK).open("a")
         except OSError as error:
             raise RunError(f"cannot write to the run {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise RunError(f"another process is training in {path}") from error
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.01)  # is_running holds it for microseconds
+            except OSError as error:
+                self._lock.close()
+                raise RunError(f"cannot lock the run {path}: {error.strerror}") from error
+        self._lock.close()
+        raise RunError(f"another process is training in {path}")
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Writes a JSON file of the run.
@@ -161,3 +170,23 @@ def recorded_task(path: Path) -> str | None:
         return str(json.loads(file.read_text())["task"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is damaged") from error
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process trains in a run directory; nothing is written or waited for.
+
+    Raises:
+        OSError: the lock is there but cannot be tried.
+    """
+    try:
+        # Not blocking, should it be a pipe.
+        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

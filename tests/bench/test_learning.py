@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from fastsac.bench import learning
-from fastsac.bench.learning import Summary
-from fastsac.bench.run_statistics import (
+from fastsac.cli import main
+from fastsac.run_statistics import (
+    Summary,
     bootstrap_interval,
     common_grid,
     interquartile_mean,
     time_to_return,
 )
-from fastsac.cli import main
 
 SMALL = (
     "--num-envs 3 --updates-per-step 2 --total-steps 600 --learning-starts 150 --batch-size 32 "

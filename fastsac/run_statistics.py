@@ -4,6 +4,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Curve = dict[str, np.ndarray]  # columns of metrics.csv, a value an evaluation
+
+
+class Summary:
+    """Runs (R) of one kind, at the steps (P) that they have in common.
+
+    By column, x has the IQM of what it was at these steps. So with the seconds: a slow moment of
+    the machine shifts a curve over them and cuts nothing off it.
+    """
+
+    def __init__(self, curves: Sequence[Curve]):
+        grid = common_grid([curve["step"] for curve in curves])
+        columns = {
+            column: np.stack([np.interp(grid, c["step"], c[column]) for c in curves])
+            for column in curves[0]
+        }
+        self.x = {column: interquartile_mean(values) for column, values in columns.items()}
+        self.returns = columns["eval_return"]  # (R, P)
+        self.final = np.array([curve["eval_return"][-1] for curve in curves])  # (R,)
+        self.mean = self.x["eval_return"]  # (P,)
+
 
 def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Returns the mean without the lowest and the highest quarter, each rounded down."""

@@ -1,0 +1,28 @@
+"""Run directories as a training leaves them, without the training."""
+
+import csv
+import json
+
+from fastsac.metrics import COLUMNS
+from fastsac.presets import preset_config
+from fastsac.run_directory import to_json
+
+
+def write_run(path, evaluations, task="cartpole_swingup", preset="seed", result=None, **fields):
+    """Makes a run's directory with evaluations (step, seconds, return, std), result (mean, std)."""
+    path.mkdir(parents=True)
+    config = preset_config(task, preset, **{"total_steps": 10_000} | fields)
+    (path / "config.json").write_text(to_json(config) + "\n")
+    with (path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for step, seconds, value, std in evaluations:
+            row = {"step": step, "seconds": seconds, "updates": 0, "cpu_seconds": seconds}
+            writer.writerow(row | {"q": 1.5})
+            writer.writerow(row | {"eval_return": value, "eval_return_std": std})
+    if result:
+        mean, std = result
+        figures = {"steps": 10_000, "updates": 900, "seconds": 469.0, "backend": "dm_control"}
+        figures |= {"seed": 10_000, "returns": [mean - std, mean + std], "mean": mean, "std": std}
+        (path / "result.json").write_text(json.dumps(figures))
+    return path
