@@ -25,6 +25,7 @@ commands:
   export RUN   a trained policy as a file that runs without fastsac: .onnx or .pt2
   plot RUN...  learning curves as a picture
   runs [DIR]   the runs below a directory, and how far they are
+  report RUN...  one page about runs: curves, films, settings, machine
   tasks        the tasks, with their sizes and engines
   bench LEVEL  measure this machine: envs, learner, kernels; envpool or sbx beside ours
   doctor       what works on this machine, and what to install for the rest
@@ -231,6 +232,20 @@ def _runs(args: list[str]) -> None:
     print_runs(parsed.directory, parsed.json)
 
 
+def _report(args: list[str]) -> None:
+    parser = _Parser(
+        prog="fastsac report", description="Writes one self-contained page about runs."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
+    parser.add_argument("--no-video", action="store_true", help="leave the films out")
+    parsed = parser.parse_args(args)
+    from fastsac.report import write_report
+
+    write_report(parsed.runs, parsed.output, video=not parsed.no_video)
+    print(f"{parsed.output}: {parsed.output.stat().st_size / 1000:.0f} kB")
+
+
 def _tasks(args: list[str]) -> None:
     _Parser(prog="fastsac tasks", description="Lists the tasks.").parse_args(args)
     from fastsac.task_table import print_table
@@ -266,6 +281,7 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "export": _export,
     "plot": _plot,
     "runs": _runs,
+    "report": _report,
     "tasks": _tasks,
     "bench": _bench,
     "doctor": _doctor,

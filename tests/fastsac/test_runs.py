@@ -78,7 +78,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("command", ["plot", "runs"])
+@pytest.mark.parametrize("command", ["plot", "runs", "report"])
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_damaged_metrics(damage, words, command, run, capsys, tmp_path):
     file = run / "metrics.csv"
