@@ -60,6 +60,8 @@ def _evaluations(run: Path) -> Curve:
 def draw_runs(curves: Mapping[str, Curve], axes: Mapping[str, str] = AXES) -> Any:
     """Returns a figure of curves by their labels, with the deviation over episodes.
 
+    Without a label, a single curve gets no legend.
+
     Raises:
         RunError: matplotlib is missing.
     """
@@ -71,8 +73,8 @@ def draw_runs(curves: Mapping[str, Curve], axes: Mapping[str, str] = AXES) -> An
             _line(panel, curve[column], mean, band, label)
     first = next(iter(panels.values()))
     first.set_ylabel("return, mean and std over episodes")
-    if len(curves) > 1:
-        _add_legend(figure, first, "each line is one run")
+    if any(curves):
+        _add_legend(figure, first, "each line is one run" if len(curves) > 1 else "one run")
     return figure
 
 

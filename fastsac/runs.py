@@ -150,7 +150,7 @@ def describe(run: Path) -> Json:
 
 
 def find_runs(directory: Path) -> list[Path]:
-    """Returns the run directories at and below a directory, hidden ones aside, the newest first.
+    """Returns the run directories at and below a directory, hidden ones aside, in any order.
 
     Raises:
         RunError: there is no such directory.

@@ -141,10 +141,18 @@ def test_labels_tell_runs_apart(tmp_path):
     ]
 
 
-def test_names_are_not_formulas(tmp_path):
+def test_one_run_is_named_too(runs, figures, tmp_path):
+    assert main(["plot", str(runs[0]), "-o", str(tmp_path / "a.png")]) == 0
+    assert legend(figures[0]) == ["cartpole_swingup, preset cpu, seed 0"]
+    assert figures[0].legends[0].get_title().get_text() == "one run"
+
+
+def test_names_are_not_formulas(figures, tmp_path):
     run = write_run(tmp_path / "a", [(1, 1, 1, 1)], task=r"$\frac$.py")
     other = write_run(tmp_path / "_b", [(1, 1, 1, 1)], task="_hidden.py")
     assert main(["plot", str(run), str(other), "-o", str(tmp_path / "a.png")]) == 0
+    first, second = legend(figures[0])
+    assert first.startswith(r"\$\frac\$, ") and second.startswith("_hidden, ")
 
 
 def test_one_panel():
