@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from fastsac.errors import RunError
-from fastsac.run_directory import CONFIG, is_running, short_name
+from fastsac.run_directory import CONFIG, MACHINE, RESULT, is_running, short_name
 from fastsac.run_statistics import Curve
 
-METRICS, RESULT, MACHINE = "metrics.csv", "result.json", "machine.json"
+METRICS = "metrics.csv"
 _COLUMNS = ("step", "seconds", "eval_return", "eval_return_std")
 # What each must be, since everything else depends on it.
 _CONFIG_TYPES = {"task": str, "preset": str, "seed": int, "total_steps": int}
