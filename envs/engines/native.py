@@ -252,10 +252,11 @@ class NativeEngine:
         return on_cpu if jax.default_backend() == "cpu" else on_cpu_beside_a_gpu
 
     def _read_fields(self) -> tuple[set[str], set[str]]:
-        """Returns what the task reads of data and of the model's rows, found by running it once."""
+        """Returns what the task reads of data and of the model's rows, found by tracing it once."""
         data = RecordedFields(mujoco.MjData(self.suite.model))
         rows = RecordedModelFields({k: v[0] for k, v in self._models.rows.items()})
-        outcome(self.suite.task, self.suite.model, data, rows)
+        # Run instead, each of its operations would be compiled: 59 and 2.5 s in cartpole.
+        jax.eval_shape(lambda: outcome(self.suite.task, self.suite.model, data, rows))
         return data.names, rows.names
 
     def _world_us(self) -> float:
