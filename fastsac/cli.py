@@ -100,8 +100,10 @@ def _train(args: list[str]) -> None:
     )
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]!r}; fastsac train --help lists the flags")
+    from fastsac.envs.compilation_cache import use_compilation_cache
     from fastsac.training import train
 
+    use_compilation_cache()
     train(config)
 
 
@@ -139,8 +141,10 @@ def _eval(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=EVAL_SEED, help="of the initial states")
     parser.add_argument("--json", action="store_true", help="one JSON object for programs")
     parsed = parser.parse_args(args)
+    from fastsac.envs.compilation_cache import use_compilation_cache
     from fastsac.evaluation import evaluate_run
 
+    use_compilation_cache()
     result = evaluate_run(parsed.run, parsed.episodes, parsed.seed, parsed.backend)
     if parsed.json:
         print(json.dumps(result.as_dict()))

@@ -1,6 +1,7 @@
 """The one tolerance table of the tests, and the settings of hypothesis and Triton."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 # Where there is no GPU, Triton's interpreter runs the kernels. Triton reads this at its import.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Tests leave the user's own cache alone; jax reads this at its import.
+_XLA_CACHE = tempfile.TemporaryDirectory(prefix="fastsac-xla-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _XLA_CACHE.name)
 
 # What is compared: (relative, absolute). Expected values are computed in float64.
 TOLERANCES: dict[str, tuple[float, float]] = {

@@ -38,6 +38,10 @@ class Engine(Protocol):
     obs_dim: int
 
     @property
+    def compile_notice(self) -> str:
+        """What reset and the first step will compile and about how long; empty for seconds."""
+
+    @property
     def reset_bytes(self) -> int:
         """Of its device's memory that reset and step will take beyond what is taken, about."""
 
