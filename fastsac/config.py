@@ -207,6 +207,8 @@ class TrainConfig:
     """Save the replay with the checkpoints, so that --resume loses nothing; None: below 2 GB."""
     log_seconds: float = 5.0
     """Seconds between rows of metrics.csv; reading the losses waits for the device."""
+    wandb: bool = False
+    """Send config and metrics to Weights & Biases too; WANDB_MODE=offline keeps them in wandb/."""
     profile: bool = False
     """Write trace.json, some vector steps after learning began, for a browser's trace viewer."""
     run_dir: str | None = None

@@ -2,12 +2,20 @@
 
 import csv
 import math
+import os
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
+
+from fastsac.wandb_run import start_wandb
+
+if TYPE_CHECKING:
+    import wandb
 
 COLUMNS = (
     "step",
@@ -41,6 +49,7 @@ class MetricsWriter:
         started: time.monotonic() when the run began.
         max_seconds: when it ends at the latest.
         before: state_dict's of the run that goes on, and its "step"; later rows are cut off.
+        wandb_config: the run's configuration, for Weights & Biases; None leaves that out.
 
     Raises:
         OSError: the files cannot be written.
@@ -53,6 +62,7 @@ class MetricsWriter:
         started: float,
         max_seconds: float | None = None,
         before: dict[str, Any] | None = None,
+        wandb_config: dict[str, Any] | None = None,
     ):
         self._total_steps = total_steps
         self._ends = math.inf if max_seconds is None else started + max_seconds
@@ -62,7 +72,7 @@ class MetricsWriter:
             self._cpu_started -= before["cpu_seconds"]
         self._shown_at = -_PLAIN_SECONDS
         self._last_eval = "-"
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         path = directory / "metrics.csv"
         goes_on = before is not None and self._cut(path, before["bytes"])
         self._file = path.open("a", newline="")
@@ -70,8 +80,13 @@ class MetricsWriter:
         if not goes_on:
             self._csv.writeheader()
             self._file.flush()
-        purged = before["step"] + 1 if before else None
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=purged)
+        self._board_path = str(directory / "tensorboard")
+        self._board = SummaryWriter(
+            self._board_path, purge_step=before["step"] + 1 if before else None
+        )
+        self._wandb: wandb.Run | None = None
+        if wandb_config is not None:
+            self._wandb = self._tried(lambda: start_wandb(directory, wandb_config))
 
     def times(self) -> dict[str, float]:
         """Returns seconds since the run began, and the CPU's for all threads since its set-up."""
@@ -89,10 +104,11 @@ class MetricsWriter:
         try:
             self._csv.writerow(row)
             self._file.flush()
-            for name in row.keys() - {"step"}:
-                self._board.add_scalar(name, row[name], int(row["step"]))
+            self._to_tensorboard(row)
         except OSError as error:  # a full disk costs the row, not the run
             self.say(f"warning: metrics of step {row['step']} are lost: {error.strerror}")
+        if run := self._wandb:
+            self._tried(lambda: run.log(row))
         if "eval_return" in row:
             self._last_eval = f"{row['eval_return']:.0f}"
         self._show(row)
@@ -109,6 +125,24 @@ class MetricsWriter:
                 output.close()
             except OSError as error:
                 self.say(f"warning: the last metrics are lost: {error.strerror}")
+        if run := self._wandb:
+            self._tried(run.finish)
+
+    def _to_tensorboard(self, row: dict[str, float]) -> None:
+        try:
+            for name in row.keys() - {"step"}:
+                self._board.add_scalar(name, row[name], int(row["step"]))
+        except OSError:  # its thread has died of it, and with it the writer
+            self._board = SummaryWriter(self._board_path)
+            raise
+
+    def _tried(self, action: Callable[[], Any]) -> Any:
+        """Does something with Weights & Biases; where it fails the run goes on without."""
+        try:
+            return action()
+        except Exception as error:
+            self._wandb = None
+            self.say(f"warning: Weights & Biases gets no more of this run: {error}")
 
     def _cut(self, path: Path, size: int) -> bool:
         """Cuts metrics.csv to a size; a damaged one is put aside, and False returned."""
@@ -146,12 +180,20 @@ class MetricsWriter:
             f"return {_number(row, 'train_return')}",
             f"eval {self._last_eval}",
             f"alpha {_number(row, 'alpha', '.3g')}",
-            f"ETA {int(left) // 60}:{int(left) % 60:02d}",
+            f"ETA {_clock(left)}",
         ]
         line = " | ".join(parts)
+        if self._live:  # a line that wraps cannot be rewritten
+            line = line[: shutil.get_terminal_size().columns - 1]
         print(self._end_of_line() + line, end="" if self._live else "\n", file=sys.stderr)
         sys.stderr.flush()
 
 
 def _number(row: dict[str, float], name: str, form: str = ".0f") -> str:
     return format(row[name], form) if name in row else "-"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastsac.replay import row_bytes
 from fastsac.run_checkpoints import Resumed, RunCheckpoints, saves_replay
 from fastsac.run_directory import RunDirectory
 from fastsac.training_state import TrainingState
+from fastsac.wandb_run import require_wandb
 
 # Files of a run besides its checkpoints: metrics and TensorBoard events.
 _METRICS_BYTES = 16_000_000
@@ -71,6 +73,8 @@ class TrainingRun:
         self._warned = False
         self._save_seconds = 0.0
         self._best = -math.inf
+        if config.wandb:
+            require_wandb()
         with ExitStack() as opened:
             if resumed:  # before the set-up, which takes seconds
                 self._directory = RunDirectory(resumed)
@@ -87,8 +91,12 @@ class TrainingRun:
                 config.task, config.eval_episodes, config.eval_backend
             )
             opened.callback(self._evaluator.close)
+            if notice := self.state.env.engine.compile_notice:
+                print(notice, file=sys.stderr, flush=True)
             if loaded:
                 self._load(loaded)
+            else:
+                self.state.start()
             self._metrics = self._open_metrics(loaded)
             opened.callback(self._metrics.close)
             if not loaded:
@@ -196,8 +204,9 @@ class TrainingRun:
     def _open_metrics(self, loaded: Resumed | None) -> MetricsWriter:
         limits = self.config.total_steps, self._started, self.config.max_seconds
         before = loaded.state["metrics"] | {"step": self.state.steps} if loaded else None
+        wandb_config = dataclasses.asdict(self.config) if self.config.wandb else None
         try:
-            metrics = MetricsWriter(self.path, *limits, before)
+            metrics = MetricsWriter(self.path, *limits, before, wandb_config)
         except OSError as error:
             raise RunError(f"cannot write to the run {self.path}: {error.strerror}") from error
         for sentence in loaded.damaged if loaded else ():

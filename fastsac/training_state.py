@@ -15,7 +15,7 @@ from fastsac.seeding import stream_seed
 
 
 class TrainingState:
-    """A run between two vector steps.
+    """A run between two vector steps, once ``start`` or ``load_state_dict`` was called.
 
     Args:
         config: the run's.
@@ -52,7 +52,14 @@ class TrainingState:
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)
         self.learns_from = self._learning_starts = config.learning_starts
         self._random = torch.Generator(device).manual_seed(stream_seed(config.seed, "actions"))
-        self.obs, info = self.env.reset(seed=config.seed, options={"spread_clocks": True})
+        self._seed = config.seed
+        self.obs = torch.zeros(config.num_envs, obs_dim, device=device)
+        clocks = torch.zeros(config.num_envs, dtype=torch.int64, device=device)
+        self.episodes = EpisodeReturns(clocks)
+
+    def start(self) -> None:
+        """Begins the episodes of a new run; compiles the physics where the engine is MJX."""
+        self.obs, info = self.env.reset(seed=self._seed, options={"spread_clocks": True})
         self.episodes = EpisodeReturns(info["clocks"])
 
     @property
