@@ -38,6 +38,7 @@ FLAGS = {
     "final_eval_episodes": ("3", 3),
     "checkpoint_every": ("456", 456),
     "log_seconds": ("0.5", 0.5),
+    "wandb": ("", True),
     "profile": ("", True),
     "run_dir": ("here", "here"),
     "hidden_sizes": ("64 32 16", (64, 32, 16)),
