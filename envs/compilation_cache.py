@@ -34,9 +34,7 @@ def use_compilation_cache() -> None:
         if shutil.disk_usage(directory).free < _LEAST_FREE_BYTES:
             raise OSError(f"{directory} has no room")
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
-        logging.getLogger("fastsac").warning(
-            "nothing compiled is kept for the next start: %s", error
-        )
+        logging.getLogger("fastsac").warning("the next start has to compile again: %s", error)
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
