@@ -13,6 +13,14 @@ import jax
 # On a full disk jax would leave cut entries, which it complains of at every later start.
 _LEAST_FREE_BYTES = 100_000_000
 _OF_THE_CPU = ("model name", "flags", "CPU part", "Features")  # of x86, then of Arm
+# To compile the start and the step on two cores, by domain. Measured: pendulum, reacher, cartpole
+# (14, 25 and 30 s of CPU time, jaxlib 0.10.2); the others by what one control step takes there.
+_COMPILE_SECONDS = {
+    **{"pendulum": 10, "reacher": 20, "cartpole": 30, "cheetah": 30, "hopper": 40},
+    **{"finger": 60, "humanoid": 60, "swimmer": 90, "manipulator": 100, "quadruped": 110},
+    **{"stacker": 130, "humanoid_CMU": 200},
+}
+_OTHER_SECONDS = 30
 
 
 def use_compilation_cache() -> None:
@@ -68,3 +76,10 @@ def cache_directory() -> Path:
         pass
     cpu = hashlib.sha256("\n".join(sorted(facts)).encode()).hexdigest()[:12]
     return cache / "fastsac" / f"jax-{cpu}"
+
+
+def compile_notice(domain: str) -> str:
+    """Returns the sentence before MJX compiles a domain's model, with about how long it takes."""
+    seconds = _COMPILE_SECONDS.get(domain, _OTHER_SECONDS)
+    once = ", once: the next start reads most of it from the cache" if is_cache_used() else ""
+    return f"compiling the physics, about {seconds} s on two CPU cores{once}"

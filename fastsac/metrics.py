@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from fastsac.tensorboard_file import TensorBoardFile
 from fastsac.wandb_run import start_wandb
 
 if TYPE_CHECKING:
@@ -80,10 +79,7 @@ class MetricsWriter:
         if not goes_on:
             self._csv.writeheader()
             self._file.flush()
-        self._board_path = str(directory / "tensorboard")
-        self._board = SummaryWriter(
-            self._board_path, purge_step=before["step"] + 1 if before else None
-        )
+        self._board = TensorBoardFile(directory / "tensorboard", before["step"] if before else None)
         self._wandb: wandb.Run | None = None
         if wandb_config is not None:
             self._wandb = self._tried(lambda: start_wandb(directory, wandb_config))
@@ -95,8 +91,16 @@ class MetricsWriter:
         return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
 
     def state_dict(self) -> dict[str, float]:
-        """Returns the times so far and how many bytes of metrics.csv are written."""
-        return {"bytes": self._file.tell(), **self.times()}
+        """Returns the times so far and how many bytes of metrics.csv are written.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        try:
+            size = self._file.tell()  # which writes what a full disk has kept back
+        except OSError as error:
+            raise OSError(f"could not write {self._file.name}: {error.strerror}") from error
+        return {"bytes": size, **self.times()}
 
     def write(self, row: dict[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty, the times are now's."""
@@ -104,7 +108,7 @@ class MetricsWriter:
         try:
             self._csv.writerow(row)
             self._file.flush()
-            self._to_tensorboard(row)
+            self._board.write(row)
         except OSError as error:  # a full disk costs the row, not the run
             self.say(f"warning: metrics of step {row['step']} are lost: {error.strerror}")
         if run := self._wandb:
@@ -127,14 +131,6 @@ class MetricsWriter:
                 self.say(f"warning: the last metrics are lost: {error.strerror}")
         if run := self._wandb:
             self._tried(run.finish)
-
-    def _to_tensorboard(self, row: dict[str, float]) -> None:
-        try:
-            for name in row.keys() - {"step"}:
-                self._board.add_scalar(name, row[name], int(row["step"]))
-        except OSError:  # its thread has died of it, and with it the writer
-            self._board = SummaryWriter(self._board_path)
-            raise
 
     def _tried(self, action: Callable[[], Any]) -> Any:
         """Does something with Weights & Biases; where it fails the run goes on without."""

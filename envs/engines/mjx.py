@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mujoco import mjx
 
-from fastsac.envs.compilation_cache import is_cache_used
+from fastsac.envs.compilation_cache import compile_notice
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_model import Indexed, edited, held_fields, solve, step1, step2
@@ -31,14 +31,6 @@ _SLAB = 64
 # XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data: a guess on the
 # safe side until a GPU has measured it.
 _COPIES_OF_A_WORLD = 8
-# To compile the start and the step on two cores, by domain. Measured: pendulum, reacher, cartpole
-# (14, 25 and 30 s of CPU time, jaxlib 0.10.2); the others by what one control step takes there.
-_COMPILE_SECONDS = {
-    **{"pendulum": 10, "reacher": 20, "cartpole": 30, "cheetah": 30, "hopper": 40},
-    **{"finger": 60, "humanoid": 60, "swimmer": 90, "manipulator": 100, "quadruped": 110},
-    **{"stacker": 130, "humanoid_CMU": 200},
-}
-_OTHER_SECONDS = 30
 
 
 class _Worlds(NamedTuple):
@@ -102,9 +94,7 @@ class MjxEngine:
     @property
     def compile_notice(self) -> str:
         """See Engine.compile_notice."""
-        seconds = _COMPILE_SECONDS.get(self.suite.task.domain, _OTHER_SECONDS)
-        once = ", once: the next start reads most of it from the cache" if is_cache_used() else ""
-        return f"compiling the physics, about {seconds} s on two CPU cores{once}"
+        return compile_notice(self.suite.task.domain)
 
     @property
     def reset_bytes(self) -> int:

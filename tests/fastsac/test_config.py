@@ -37,6 +37,8 @@ FLAGS = {
     "eval_backend": ("dm_control", "dm_control"),
     "final_eval_episodes": ("3", 3),
     "checkpoint_every": ("456", 456),
+    "keep_checkpoints": ("3", 3),
+    "checkpoint_replay": ("False", False),
     "log_seconds": ("0.5", 0.5),
     "wandb": ("", True),
     "profile": ("", True),
