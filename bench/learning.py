@@ -30,7 +30,7 @@ from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
 from fastsac.plot import INK, LEGEND, panels_of_returns
-from fastsac.run_directory import short_name
+from fastsac.run_directory import RESULT, short_name
 from fastsac.run_statistics import (
     Curve,
     Summary,
@@ -83,14 +83,16 @@ class Run:
         """Returns the evaluations, or None where there are none or, if asked, the last lacks."""
         try:
             config = json.loads((self.folder / "config.json").read_text())
-            limits = config["total_steps"], config.get("max_seconds") or math.inf
             with (self.folder / "metrics.csv").open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["eval_return_std"]]
             curve = {column: np.array([float(row[column]) for row in rows]) for column in _COLUMNS}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        last = [curve[column][-1] for column in ("step", "seconds")] if rows else [-1, -1]
-        return curve if rows and (not finished or np.greater_equal(last, limits).any()) else None
+        if not rows:
+            return None
+        # --max-seconds ends a run before its steps.
+        ended = (self.folder / RESULT).exists() or curve["step"][-1] >= config["total_steps"]
+        return curve if ended or not finished else None
 
 
 def train_all(runs: Sequence[Run], jobs: int, threads: int) -> int:

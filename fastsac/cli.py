@@ -96,7 +96,8 @@ def _train(args: list[str]) -> None:
         return_unknown_args=True,
         default=preset_config(task, preset),
         prog=f"fastsac train {task}",
-        description="Trains a policy; the defaults shown are those of the preset.",
+        description="Trains a policy; the defaults shown are those of the preset. "
+        "`fastsac train --resume RUN` goes on with a run that was stopped.",
     )
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]!r}; fastsac train --help lists the flags")
