@@ -11,7 +11,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import math
 import os
 import re
 import shlex

@@ -138,7 +138,7 @@ class Resumed:
                 f"{file} is of {state['task']}, but {self._run_dir} is a run of {self._config.task}"
             )
         names = state.get("replay_files")
-        if "env" not in state or not isinstance(names, list):
+        if "env" not in state or "metrics" not in state or not isinstance(names, list):
             raise CheckpointError(f"{file} holds a policy alone, nothing to go on from")
         return state, read_rows(self._run_dir, names) if names else None
 

@@ -85,6 +85,7 @@ class TrainingRun:
             if not loaded:
                 self._create_directory()
                 opened.callback(self._directory.close)
+                opened.push(self._discard_if_failed)
             used = loaded.used if loaded else None
             self._checkpoints = RunCheckpoints(self.path, config, self.state.replay, used)
             self._evaluator = BackgroundEvaluator(
@@ -100,7 +101,7 @@ class TrainingRun:
             self._metrics = self._open_metrics(loaded)
             opened.callback(self._metrics.close)
             if not loaded:
-                self._save_first()
+                self._save(required=True)  # a disk that takes no checkpoint is found out now
             self._profiler = Profiler(self.path) if config.profile else None
             self._opened = opened.pop_all()
         self.finished = self.state.steps >= config.total_steps
@@ -163,8 +164,10 @@ class TrainingRun:
     def finish(self) -> TrainResult:
         """Saves, evaluates in dm_control and reports."""
         counters = self._counters()
-        self._report_evaluation(wait=True)
         path = self._save(required=True)
+        if self._evaluator.pending:  # done now, so that the last checkpoint does not ask for it
+            self._report_evaluation(wait=True)
+            path = self._save()
         # Of the saved policy, so that `fastsac eval` finds the same return.
         policy = load_policy(path)
         result = evaluate(policy, self.config.task, self.config.final_eval_episodes, EVAL_SEED)
@@ -201,6 +204,11 @@ class TrainingRun:
             needed += min(config.replay_capacity, config.total_steps) * a_row
         self._directory = run_directory.create(config, needed)
 
+    def _discard_if_failed(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leaves nothing behind of a run that could not begin."""
+        if kind is not None:
+            shutil.rmtree(self.path)
+
     def _open_metrics(self, loaded: Resumed | None) -> MetricsWriter:
         limits = self.config.total_steps, self._started, self.config.max_seconds
         before = loaded.state["metrics"] | {"step": self.state.steps} if loaded else None
@@ -212,13 +220,6 @@ class TrainingRun:
         for sentence in loaded.damaged if loaded else ():
             metrics.say(f"warning: {sentence}: left out, renamed to .damaged")
         return metrics
-
-    def _save_first(self) -> None:
-        try:
-            self._save(required=True)  # a disk that takes no checkpoint is found out now
-        except CheckpointError:
-            shutil.rmtree(self.path)
-            raise
 
     def _load(self, loaded: Resumed) -> None:
         state = loaded.state
