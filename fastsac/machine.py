@@ -33,10 +33,12 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _version(package: str) -> str | None:
@@ -48,6 +50,12 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str:
     """The source tree's commit, "+" behind it where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # installed: a repository around it is somebody else's
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
