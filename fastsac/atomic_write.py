@@ -1,5 +1,6 @@
 """Files that a reader sees old or new, never in part."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         raise OSError(f"could not write {path}: {error.strerror}") from error
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        with contextlib.suppress(OSError):  # some file systems do not sync directories
+            os.fsync(directory)
     finally:
         os.close(directory)

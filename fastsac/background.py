@@ -1,5 +1,6 @@
 """Evaluation beside the training, in a thread of its own."""
 
+import collections
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -29,26 +30,25 @@ class BackgroundEvaluator:
         self._task, self._episodes, self._backend = task, episodes, backend
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self._env: VectorEnv | None = None
-        self._pending: tuple[Policy, Counters, Future[Evaluation]] | None = None
+        self._pending = collections.deque[tuple[Policy, Counters, Future[Evaluation]]]()
         self._closing = threading.Event()
 
     def start(self, policy: Policy, counters: Counters) -> None:
-        """Starts an evaluation; the one before must have been taken.
+        """Starts an evaluation, or queues it behind those that are under way.
 
         Args:
             policy: on the CPU, and nobody else's.
             counters: handed back with the result.
         """
-        assert self._pending is None, "take the result of the evaluation before"
-        self._pending = policy, counters, self._worker.submit(self._evaluate, policy)
+        self._pending.append((policy, counters, self._worker.submit(self._evaluate, policy)))
 
     @property
-    def pending(self) -> tuple[Policy, Counters] | None:
-        """What start was given, if its result was not taken yet."""
-        return self._pending and self._pending[:2]
+    def pending(self) -> list[tuple[Policy, Counters]]:
+        """What start was given and take has not returned, the oldest first."""
+        return [(policy, counters) for policy, counters, _ in self._pending]
 
     def take(self, wait: bool) -> tuple[Policy, Counters, Evaluation] | None:
-        """Returns policy, counters and result of the evaluation under way, if there is one.
+        """Returns policy, counters and result of the oldest evaluation, if there is one.
 
         Args:
             wait: False returns None where it has not finished.
@@ -56,15 +56,15 @@ class BackgroundEvaluator:
         Raises:
             Exception: whatever stopped the evaluation.
         """
-        if self._pending is None or not (wait or self._pending[2].done()):
+        if not self._pending or not (wait or self._pending[0][2].done()):
             return None
-        (policy, counters, future), self._pending = self._pending, None
+        policy, counters, future = self._pending.popleft()
         return policy, counters, future.result()
 
     def close(self) -> None:
         """Stops the evaluation under way and ends the thread."""
         self._closing.set()
-        self._worker.shutdown(wait=True)
+        self._worker.shutdown(wait=True, cancel_futures=True)
         if self._env:
             self._env.close()
 

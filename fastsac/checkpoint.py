@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fastsac.atomic_write import write_atomically
-from fastsac.errors import CheckpointError
+from fastsac.errors import CheckpointError, DamagedError
 
 FORMAT = 4
 FOLDER = "checkpoints"
@@ -58,32 +58,23 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        return newest(path)[1]
+        return _newest(path)
     state = load_tensors(path)
     if any(key not in state for key in _POLICY):
         raise CheckpointError(f"{path} is not a fastsac checkpoint")
     return state
 
 
-def newest(run_dir: Path) -> tuple[Path, dict[str, Any], list[Path]]:
-    """Returns a run's newest good checkpoint: its file, its content, and newer ones, all damaged.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    damaged: list[Path] = []
+def _newest(run_dir: Path) -> dict[str, Any]:
     files = files_of(run_dir)
     for file in files:
         try:
-            state = load(file)
+            return load(file)
         except CheckpointError as error:
             if len(files) == 1:
                 raise
             logging.getLogger("fastsac").warning("%s; trying the one before", error)
-            damaged.append(file)
-        else:
-            return file, state, damaged
-    if damaged:
+    if files:
         raise CheckpointError(f"none of the {len(files)} checkpoints of {run_dir} can be read")
     raise CheckpointError(f"{run_dir} holds no checkpoint")
 
@@ -97,7 +88,9 @@ def load_tensors(file: Path) -> dict[str, Any]:
     """Reads what ``save`` wrote.
 
     Raises:
-        CheckpointError: missing, damaged, or of another format.
+        DamagedError: cut off, or with other bits.
+        CheckpointError: missing, not readable, or of another format.
+        MemoryError: it does not fit in.
     """
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint {file}")
@@ -108,16 +101,20 @@ def load_tensors(file: Path) -> dict[str, Any]:
     header = content[:_LONGEST_HEADER].partition(b"\n")[0]
     words = header.removeprefix(_MAGIC).split()
     if not header.startswith(_MAGIC) or len(words) != 2:
-        raise CheckpointError(f"{file} is truncated or not a fastsac checkpoint")
+        raise DamagedError(f"{file} is truncated or not a fastsac checkpoint")
     if words[0] != b"%d" % FORMAT:
         found = words[0].decode(errors="replace")
         raise CheckpointError(f"{file} has checkpoint format {found}, this version reads {FORMAT}")
     body = memoryview(content)[len(header) + 1 :]
     if hashlib.sha256(body).hexdigest().encode() != words[1]:
-        raise CheckpointError(f"{file} is truncated or damaged: its checksum differs")
+        raise DamagedError(f"{file} is truncated or damaged: its checksum differs")
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # whoever wrote it knew our checksum
+        if "allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
         raise CheckpointError(f"{file} is not a fastsac checkpoint") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{file} is not a fastsac checkpoint")

@@ -75,7 +75,7 @@ def _train(args: list[str]) -> None:
     from fastsac.presets import preset_config, preset_for
 
     asks_help = "-h" in args or "--help" in args
-    if "--resume" in args and not asks_help:
+    if any(arg.partition("=")[0] == "--resume" for arg in args) and not asks_help:
         _resume(args)
         return
     if not args or args[0].startswith("-"):

@@ -30,6 +30,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or made for something else."""
 
 
+class DamagedError(CheckpointError):
+    """A file of a run that is not what was written: cut off, or with other bits."""
+
+
 def out_of_memory(error: BaseException, config: "TrainConfig") -> str | None:
     """Returns the sentence for an error that says a device has no memory left, else None."""
     reason = " ".join(str(error).split())

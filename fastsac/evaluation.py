@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from dm_control.rl.control import PhysicsError
 
-from fastsac import run_directory
+from fastsac import checkpoint, run_directory
 from fastsac.envs import VectorEnv, make
 from fastsac.envs.registry import find
 from fastsac.envs.suite import ENDLESS, action_range, load
@@ -121,6 +121,8 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     require_episodes(episodes, seed)
     policy = load_policy(path)
     directory = Path(path) if Path(path).is_dir() else Path(path).parent
+    if directory.name == checkpoint.FOLDER:
+        directory = directory.parent
     recorded = run_directory.recorded_task(directory)
     if recorded not in (None, policy.task):
         raise CheckpointError(

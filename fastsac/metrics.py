@@ -1,5 +1,6 @@
 """What a run reports: metrics.csv, TensorBoard, and one live line in the terminal."""
 
+import contextlib
 import csv
 import math
 import os
@@ -119,11 +120,11 @@ class MetricsWriter:
 
     def say(self, sentence: str) -> None:
         """Prints a sentence on a line of its own."""
-        print(f"{self._end_of_line()}{sentence}", file=sys.stderr, flush=True)
+        self._print(sentence + "\n")
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        print(self._end_of_line(), end="", file=sys.stderr, flush=True)
+        self._print("")
         for output in (self._file, self._board):
             try:
                 output.close()
@@ -156,8 +157,10 @@ class MetricsWriter:
             self.say(f"warning: {path} is gone: begun anew")
         return False
 
-    def _end_of_line(self) -> str:
-        return "\r\x1b[K" if self._live else ""
+    def _print(self, text: str) -> None:
+        """Writes over the live line; a terminal, pipe or log that is gone costs the text."""
+        with contextlib.suppress(OSError, ValueError):
+            print(("\r\x1b[K" if self._live else "") + text, end="", file=sys.stderr, flush=True)
 
     def _show(self, row: dict[str, float]) -> None:
         now = time.monotonic()
@@ -181,8 +184,7 @@ class MetricsWriter:
         line = " | ".join(parts)
         if self._live:  # a line that wraps cannot be rewritten
             line = line[: shutil.get_terminal_size().columns - 1]
-        print(self._end_of_line() + line, end="" if self._live else "\n", file=sys.stderr)
-        sys.stderr.flush()
+        self._print(line if self._live else line + "\n")
 
 
 def _number(row: dict[str, float], name: str, form: str = ".0f") -> str:

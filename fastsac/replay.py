@@ -1,5 +1,6 @@
 """The replay buffer: one preallocated device tensor, a row a transition."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,26 +141,32 @@ class ReplayBuffer:
         """The sampling's state and the number added; the rows are not part of it."""
         return {"generator": self.generator.get_state(), "added": self.added}
 
-    def load_state_dict(self, state: dict[str, Any], rows: torch.Tensor | None) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], parts: Iterable[tuple[int, torch.Tensor]] | None
+    ) -> None:
         """Goes on from what state_dict returned.
 
         Args:
             state: of a buffer of the same capacity, on the same kind of device.
-            rows: (N, width) what ``rows_from`` returned then for the oldest row or one before it,
-                or None, which leaves the buffer empty.
+            parts: what ``rows_from`` returned, each with its start, so that together they reach
+                from the oldest row kept to the newest; None leaves the buffer empty.
 
         Raises:
-            ValueError: the rows are fewer than the buffer held, or of another width.
+            ValueError: rows are missing, or of another width.
         """
         self.generator.set_state(state["generator"])
-        self.added = state["added"] if rows is not None else 0
-        size = len(self)
-        if rows is not None:
-            if len(rows) < size or rows.shape[1:] != self.rows.shape[1:]:
-                raise ValueError(f"{tuple(rows.shape)} rows do not fit a replay that held {size}")
-            index = torch.arange(self.added - size, self.added) % self.capacity
-            self.rows[index.to(self.device)] = rows[len(rows) - size :].to(self.device)
-        self.size.fill_(size)
+        self.added = state["added"] if parts is not None else 0
+        reached = oldest = self.added - len(self)
+        for start, rows in parts or ():
+            if start > reached or rows.shape[1:] != self.rows.shape[1:]:
+                raise ValueError(f"{tuple(rows.shape)} rows from {start} on do not fit the replay")
+            kept = rows[max(0, oldest - start) :]
+            index = torch.arange(start + len(rows) - len(kept), start + len(rows)) % self.capacity
+            self.rows[index.to(self.device)] = kept.to(self.device)
+            reached = start + len(rows)
+        if reached != self.added:
+            raise ValueError(f"rows up to {reached} of {self.added} are not all of the replay's")
+        self.size.fill_(len(self))
         self.position.fill_(self.added % self.capacity)
 
     def rows_from(self, start: int) -> torch.Tensor:

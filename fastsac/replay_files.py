@@ -5,7 +5,7 @@ not the buffer's. A file's name says which: those numbered from its first number
 second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -58,21 +58,19 @@ class ReplayFiles:
                 file.unlink(missing_ok=True)
 
 
-def read_rows(run_dir: Path, names: Sequence[str]) -> torch.Tensor:
-    """Returns the rows (N, width) of these files, one behind the other.
+def read_rows(run_dir: Path, names: Iterable[str]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields the rows (N, width) of these files, one after another, with the first's number.
 
     Raises:
         CheckpointError: one is missing or damaged, or the rows of one are not those of its name.
     """
-    parts = []
     for name in names:
         file = run_dir / _FOLDER / name
         rows = checkpoint.load_tensors(file).get("rows")
         start, end = _numbers(name)
         if not isinstance(rows, torch.Tensor) or len(rows) != end - start:
             raise CheckpointError(f"{file} does not hold the transitions that its name says")
-        parts.append(rows)
-    return torch.cat(parts)
+        yield start, rows
 
 
 def _numbers(name: str) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """A run's checkpoints: the newest few and the best policy, and the replay's files behind them."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,11 @@ import torch
 
 from fastsac import checkpoint, run_directory
 from fastsac.config import TrainConfig
-from fastsac.errors import CheckpointError
+from fastsac.errors import CheckpointError, DamagedError, RunError
 from fastsac.policy import Policy
 from fastsac.replay import ReplayBuffer, row_bytes
 from fastsac.replay_files import ReplayFiles, read_rows
+from fastsac.sac import SAC
 
 # Larger buffers are not saved unless asked for.
 _LARGEST_REPLAY = 2_000_000_000
@@ -37,10 +40,9 @@ class RunCheckpoints:
     ):
         self._run_dir, self._config = run_dir, config
         self._used = used or {}
-        self._replay: ReplayFiles | None = None
-        if saves_replay(config, row_bytes(replay.obs_dim, replay.action_dim)):
-            names = list(self._used.values())[-1] if self._used else []
-            self._replay = ReplayFiles(run_dir, replay, names)
+        self._saves_replay = saves_replay(config, row_bytes(replay.obs_dim, replay.action_dim))
+        names = list(self._used.values())[-1] if self._used else []
+        self._replay = ReplayFiles(run_dir, replay, names)
         self._about: State = {
             "task": config.task,
             "obs_dim": replay.obs_dim,
@@ -59,15 +61,14 @@ class RunCheckpoints:
         """
         file = self._run_dir / checkpoint.FOLDER / checkpoint.name_of(state["counters"]["steps"])
         file.parent.mkdir(exist_ok=True)
-        names = self._replay.save() if self._replay else []
+        names = self._replay.save() if self._saves_replay else []
         checkpoint.save(file, self._about | state | {"replay_files": names})
         self._used.pop(file, None)
         self._used[file] = names
         for old in list(self._used)[: -self._config.keep_checkpoints]:
             old.unlink(missing_ok=True)
             del self._used[old]
-        if self._replay:
-            self._replay.keep_only({name for names in self._used.values() for name in names})
+        self._replay.keep_only({name for names in self._used.values() for name in names})
         return file
 
     def save_best(self, policy: Policy, counters: dict[str, float]) -> None:
@@ -79,6 +80,27 @@ class RunCheckpoints:
         content = self._about | {"agent": policy.state_dict(), "counters": dict(counters)}
         checkpoint.save(self._run_dir / checkpoint.BEST, content)
 
+    def best_until(self, steps: int) -> float:
+        """Returns the return of best.pt, or -inf if that is of later than so many steps."""
+        try:
+            counters = checkpoint.load(self._run_dir / checkpoint.BEST)["counters"]
+            return float(counters["eval_return"]) if counters["step"] <= steps else -math.inf
+        except (CheckpointError, KeyError, TypeError):
+            return -math.inf
+
+
+def disk_bytes(config: TrainConfig, agent: SAC, replay: ReplayBuffer) -> int:
+    """Returns about how many bytes a run's checkpoints will take."""
+    weights = sum(p.numel() * 4 for p in (agent.actor_flat, agent.critics_flat))
+    # Weights, targets and Adam's moments, in each file and in the one being written.
+    needed = 4 * weights * (config.keep_checkpoints + 1)
+    a_row = row_bytes(replay.obs_dim, replay.action_dim)
+    if saves_replay(config, a_row):
+        # The ring's oldest rows share a file with some that are gone, in each checkpoint kept.
+        rows = config.replay_capacity + config.keep_checkpoints * config.checkpoint_every
+        needed += min(rows, config.total_steps) * a_row
+    return needed
+
 
 def saves_replay(config: TrainConfig, bytes_a_row: int) -> bool:
     """Whether a run's checkpoints hold its replay."""
@@ -88,7 +110,7 @@ def saves_replay(config: TrainConfig, bytes_a_row: int) -> bool:
 
 
 class Resumed:
-    """What a run goes on from: its newest checkpoint that is whole, its replay's rows included.
+    """What a run goes on from: its newest checkpoint that is whole, its replay's files included.
 
     Args:
         run_dir: the run's directory, locked.
@@ -96,42 +118,48 @@ class Resumed:
 
     Attributes:
         state: the checkpoint's.
-        rows: the replay's (N, width), or None where they were not saved.
         used: the replay's files that each checkpoint needs, this one's last.
-        damaged: a sentence for each newer checkpoint, now renamed to NAME.damaged.
+        left_out: a sentence for each checkpoint that cannot be read; those that are damaged are
+            now named NAME.damaged.
 
     Raises:
         CheckpointError: there is none, or it is of another task.
+        RunError: the directory cannot be written.
     """
 
     def __init__(self, run_dir: Path, config: TrainConfig):
         self.used: dict[Path, list[str]] = {}
-        self.damaged: list[str] = []
+        self.left_out: list[str] = []
         self._run_dir, self._config = run_dir, config
-        for partial in (run_dir / checkpoint.FOLDER).glob("*.partial"):
-            partial.unlink()
-        files = checkpoint.files_of(run_dir)
-        if not files:
-            raise CheckpointError(f"{run_dir} holds no checkpoint to go on from")
-        broken = []
-        for number, file in enumerate(files):
+        read: dict[Path, State] = {}
+        damaged = []
+        for file in checkpoint.files_of(run_dir):
             try:
-                self.state, self.rows = self._read(file)
+                read[file] = self._read(file)
             except CheckpointError as error:
-                broken.append(file)
-                self.damaged.append(str(error))
-                continue
-            for older in reversed(files[number + 1 :]):
-                self._keep(older)
-            self.used[file] = self.state["replay_files"]
-            break
-        else:
-            reasons = "; ".join(self.damaged)
-            raise CheckpointError(f"no checkpoint of {run_dir} can be read: {reasons}")
-        for file in broken:
-            file.replace(file.with_name(file.name + ".damaged"))
+                self.left_out.append(str(error))
+                damaged += [file] if isinstance(error, DamagedError) else []
+        if not read:
+            reasons = "; ".join(self.left_out) or "there is none"
+            raise CheckpointError(f"no checkpoint of {run_dir} can be gone on from: {reasons}")
+        self.state = next(iter(read.values()))
+        for file in reversed(read):
+            self.used[file] = read[file]["replay_files"]
+        try:
+            for folder in (run_dir, run_dir / checkpoint.FOLDER):
+                for partial in folder.glob("*.partial"):
+                    partial.unlink()
+            for file in damaged:
+                file.replace(file.with_name(file.name + ".damaged"))
+        except OSError as error:
+            raise RunError(f"cannot write to the run {run_dir}: {error.strerror}") from error
 
-    def _read(self, file: Path) -> tuple[State, torch.Tensor | None]:
+    def rows(self) -> Iterator[tuple[int, torch.Tensor]] | None:
+        """Returns the replay's rows, each part with its first number, or None if not saved."""
+        names = self.state["replay_files"]
+        return read_rows(self._run_dir, names) if names else None
+
+    def _read(self, file: Path) -> State:
         state = checkpoint.load(file)
         if state["task"] != self._config.task:
             raise CheckpointError(
@@ -140,11 +168,6 @@ class Resumed:
         names = state.get("replay_files")
         if "env" not in state or "metrics" not in state or not isinstance(names, list):
             raise CheckpointError(f"{file} holds a policy alone, nothing to go on from")
-        return state, read_rows(self._run_dir, names) if names else None
-
-    def _keep(self, file: Path) -> None:
-        """Notes what an older checkpoint needs; one that cannot be read needs nothing."""
-        try:
-            self.used[file] = checkpoint.load(file)["replay_files"]
-        except (CheckpointError, KeyError):
-            file.unlink()
+        for _ in read_rows(self._run_dir, names):
+            pass  # each is whole
+        return state

@@ -23,6 +23,7 @@ MACHINE = "machine.json"
 RESULT = "result.json"
 LOCK = "lock"
 _LOCK_TRIES = 5
+_SET_UP = {CONFIG, MACHINE, LOCK}
 
 
 class RunDirectory:
@@ -81,7 +82,8 @@ def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(config.run_dir or f"runs/{short_name(config.task)}-{stamp}")
-    if config.run_dir and path.is_dir() and any(path.iterdir()):
+    # What the set-up of a run leaves that was killed in it: nothing is lost.
+    if config.run_dir and path.is_dir() and {x.name for x in path.iterdir()} - _SET_UP:
         what = "another run" if (path / CONFIG).exists() else "other files"
         raise RunError(f"{path} holds {what}; choose another --run-dir, or --resume {path}")
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())

@@ -130,7 +130,7 @@ def describe(run: Path) -> Json:
     row: Json = dict.fromkeys(("task", "preset", "seed", "steps", "total_steps", "eval_return"))
     row = {"run": str(run)} | row | {"state": "damaged", "age_seconds": None}
     try:
-        started = run / CONFIG  # written once, first
+        started = run / MACHINE  # written once, first
         started = started if started.exists() else run
         row["age_seconds"] = max(0.0, round(time.time() - started.stat().st_mtime, 1))
         config = read_config(run)

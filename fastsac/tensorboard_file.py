@@ -3,6 +3,8 @@
 SummaryWriter's thread would die of it, with a traceback on the terminal.
 """
 
+import errno
+import io
 import os
 import socket
 import time
@@ -63,4 +65,8 @@ class TensorBoardFile:
         self._record(event)
 
     def _record(self, event: Event) -> None:
-        RecordWriter(self._file).write(event.SerializeToString())
+        assert self._file
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        if self._file.write(record.getbuffer()) < record.tell():  # a disk that was filled up by it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

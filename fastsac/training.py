@@ -75,8 +75,7 @@ def _run(config: TrainConfig, resumed: Path | None) -> TrainResult:
         with TrainingRun(config, resumed) as run:
             with StopSignals() as signals:
                 _train_loop(config, run, signals)
-                if signals.received:
-                    run.save_interrupted(signals.received.name)
+                run.save_last(signals.received)
             signals.raise_received()
             return run.finish()
     except (MemoryError, RuntimeError) as error:

@@ -7,20 +7,19 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from signal import Signals
 
 import torch
 
-from fastsac import checkpoint, run_directory
+from fastsac import run_directory
 from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED, TrainConfig
-from fastsac.errors import CheckpointError, NotFiniteError, RunError
+from fastsac.errors import CheckpointError, NotFiniteError, RunError, out_of_memory
 from fastsac.evaluation import Evaluation, evaluate
 from fastsac.metrics import MetricsWriter
-from fastsac.policy import Policy, load_policy
+from fastsac.policy import Policy
 from fastsac.profiling import Profiler
-from fastsac.replay import row_bytes
-from fastsac.run_checkpoints import Resumed, RunCheckpoints, saves_replay
+from fastsac.run_checkpoints import Resumed, RunCheckpoints, disk_bytes
 from fastsac.run_directory import RunDirectory
 from fastsac.training_state import TrainingState
 from fastsac.wandb_run import require_wandb
@@ -73,6 +72,8 @@ class TrainingRun:
         self._warned = False
         self._save_seconds = 0.0
         self._best = -math.inf
+        self.finished = False
+        self._saved: Path | None = None  # the newest checkpoint
         if config.wandb:
             require_wandb()
         with ExitStack() as opened:
@@ -83,7 +84,8 @@ class TrainingRun:
             self.state = TrainingState(config)
             opened.callback(self.state.close)
             if not loaded:
-                self._create_directory()
+                needed = disk_bytes(config, self.state.agent, self.state.replay) + _METRICS_BYTES
+                self._directory = run_directory.create(config, needed)
                 opened.callback(self._directory.close)
                 opened.push(self._discard_if_failed)
             used = loaded.used if loaded else None
@@ -95,6 +97,7 @@ class TrainingRun:
             if notice := self.state.env.engine.compile_notice:
                 print(notice, file=sys.stderr, flush=True)
             if loaded:
+                self._saved = list(loaded.used)[-1]
                 self._load(loaded)
             else:
                 self.state.start()
@@ -103,6 +106,7 @@ class TrainingRun:
             if not loaded:
                 self._save(required=True)  # a disk that takes no checkpoint is found out now
             self._profiler = Profiler(self.path) if config.profile else None
+            opened.callback(self._close_profiler)
             self._opened = opened.pop_all()
         self.finished = self.state.steps >= config.total_steps
         self._logged = (self.state.steps, self.state.updates, time.monotonic())
@@ -116,8 +120,6 @@ class TrainingRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._profiler and (sentence := self._profiler.close()):
-            self._metrics.say(sentence)
         self._opened.close()
 
     @property
@@ -152,24 +154,28 @@ class TrainingRun:
         if self.finished or time.monotonic() - self._logged[2] >= self.config.log_seconds:
             self._log()
         self._report_evaluation(wait=False)
-        if self.finished:  # finish() evaluates and saves
+        if self.finished:  # save_last saves and finish evaluates
             return
         if self._due(self.config.eval_every):
-            self._report_evaluation(wait=True)
-            policy = Policy.snapshot(self.state.agent, self.config.task)
-            self._evaluator.start(policy, self._counters())
+            self._evaluator.start(*self._snapshot())
         if self._due(self.config.checkpoint_every):
             self._save()
 
+    def save_last(self, signal: Signals | None) -> None:
+        """Saves a run whose loop has ended, and says how one that a signal stopped goes on."""
+        path = self._save()
+        if signal and path:
+            self._metrics.say(
+                f"{signal.name} at step {self.state.steps:,}, checkpoint {path}\n"
+                f"go on: fastsac train --resume {self.path}"
+            )
+
     def finish(self) -> TrainResult:
-        """Saves, evaluates in dm_control and reports."""
-        counters = self._counters()
-        path = self._save(required=True)
-        if self._evaluator.pending:  # done now, so that the last checkpoint does not ask for it
+        """Evaluates in dm_control and reports."""
+        policy, counters = self._snapshot()
+        while self._evaluator.pending:
             self._report_evaluation(wait=True)
-            path = self._save()
-        # Of the saved policy, so that `fastsac eval` finds the same return.
-        policy = load_policy(path)
+        self._save()  # once more, now that it asks for no evaluation
         result = evaluate(policy, self.config.task, self.config.final_eval_episodes, EVAL_SEED)
         self._write_evaluation(policy, counters, result)
         steps, updates, seconds = self.state.steps, self.state.updates, counters["seconds"]
@@ -182,27 +188,9 @@ class TrainingRun:
             f"trained {steps:,} steps and {updates:,} updates in {seconds:.0f} s\n"
             f"return in dm_control over {len(result.returns)} episodes: "
             f"{result.mean:.1f} +- {result.std:.1f}\n"
-            f"checkpoint {path}\nagain: fastsac eval {self.path}"
+            f"checkpoint {self._saved}\nagain: fastsac eval {self.path}"
         )
         return TrainResult(self.path, steps, updates, seconds, result)
-
-    def save_interrupted(self, signal: str) -> None:
-        """Saves a run that a signal stopped, and says where."""
-        path = self._save()
-        self._metrics.say(
-            f"{signal} at step {self.state.steps:,}, checkpoint {path}\n"
-            f"go on: fastsac train --resume {self.path}"
-        )
-
-    def _create_directory(self) -> None:
-        agent, replay, config = self.state.agent, self.state.replay, self.config
-        weights = sum(p.numel() * 4 for p in (agent.actor_flat, agent.critics_flat))
-        # Weights, targets and Adam's moments, in each file and in the one being written.
-        needed = 4 * weights * (config.keep_checkpoints + 1) + _METRICS_BYTES
-        a_row = row_bytes(replay.obs_dim, replay.action_dim)
-        if saves_replay(config, a_row):
-            needed += min(config.replay_capacity, config.total_steps) * a_row
-        self._directory = run_directory.create(config, needed)
 
     def _discard_if_failed(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leaves nothing behind of a run that could not begin."""
@@ -217,22 +205,23 @@ class TrainingRun:
             metrics = MetricsWriter(self.path, *limits, before, wandb_config)
         except OSError as error:
             raise RunError(f"cannot write to the run {self.path}: {error.strerror}") from error
-        for sentence in loaded.damaged if loaded else ():
-            metrics.say(f"warning: {sentence}: left out, renamed to .damaged")
+        for sentence in loaded.left_out if loaded else ():
+            metrics.say(f"warning: {sentence}: left out")
         return metrics
 
     def _load(self, loaded: Resumed) -> None:
         state = loaded.state
         try:
-            self.state.load_state_dict(state, loaded.rows)
-            self._best = state["best"]
-            if state["evaluation"]:
-                actor, counters = state["evaluation"]
+            self.state.load_state_dict(state, loaded.rows())
+            self._best = max(state["best"], self._checkpoints.best_until(self.state.steps))
+            done = self.state.steps >= self.config.total_steps
+            for actor, counters in state["evaluations"] + ([] if done else state["skipped"]):
                 sizes = self.state.env.obs_dim, self.state.env.action_dim
                 policy = Policy(self.config.task, *sizes, self.config.sac, *actor.values())
                 self._evaluator.start(policy, counters)
-            done = self.state.steps >= self.config.total_steps
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            if out_of_memory(error, self.config):
+                raise
             raise CheckpointError(
                 f"the checkpoint does not fit the run {self.path}: {error}"
             ) from error
@@ -246,6 +235,13 @@ class TrainingRun:
             result.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot write to the run {self.path}: {error}") from error
+
+    def _snapshot(self) -> tuple[Policy, dict[str, float]]:
+        return Policy.snapshot(self.state.agent, self.config.task), self._counters()
+
+    def _close_profiler(self) -> None:
+        if self._profiler and (sentence := self._profiler.close()):
+            self._metrics.say(sentence)
 
     def _due(self, every: int) -> bool:
         """Whether the last vector step crossed a multiple of ``every``."""
@@ -270,9 +266,9 @@ class TrainingRun:
         returns = {"eval_return": result.mean, "eval_return_std": result.std}
         self._metrics.write(counters | returns)
         if result.mean > self._best:
-            self._best = result.mean
             try:
                 self._checkpoints.save_best(policy, counters | returns)
+                self._best = result.mean
             except OSError as error:
                 self._metrics.say(f"warning: {error}")
 
@@ -304,11 +300,11 @@ class TrainingRun:
         in_a_row = row.pop("in_a_row")
         self._metrics.write(row)
         self._logged = (state.steps, state.updates, now)
-        if in_a_row >= _MOST_SKIPPED:
-            path = self._save()
+        if in_a_row >= _MOST_SKIPPED and state.updates > updates:
+            self._save()
             raise NotFiniteError(
                 f"the last {in_a_row:.0f} updates had losses or gradients that are no finite "
-                f"numbers and were skipped; the weights before them are in {path}"
+                f"numbers and were skipped; the weights before them are in {self._saved}"
             )
 
     def _warn_of_rewards(self, lowest: float, highest: float) -> None:
@@ -322,25 +318,27 @@ class TrainingRun:
                 "the atoms' range is made for: give --value-range, or --num-atoms None"
             )
 
-    def _save(self, required: bool = False) -> Path:
-        """Saves a checkpoint; where the disk takes none, says so and returns the newest there is.
+    def _save(self, required: bool = False) -> Path | None:
+        """Saves a checkpoint; where the disk takes none, says so and returns None.
 
         Raises:
             CheckpointError: the disk takes none, and it is required.
         """
         started = time.monotonic()
-        pending = None
-        if self._evaluator.pending:
-            policy, counters = self._evaluator.pending
-            pending = (policy.state_dict(), counters)
-        others: dict[str, Any] = {"best": self._best, "evaluation": pending}
+        evaluations = [(p.state_dict(), counters) for p, counters in self._evaluator.pending]
+        # Of the last step, which finish evaluates in its own way, should the run be extended.
+        skipped = []
+        if self.finished and self._due(self.config.eval_every):
+            policy, counters = self._snapshot()
+            skipped = [(policy.state_dict(), counters)]
+        others = {"best": self._best, "evaluations": evaluations, "skipped": skipped}
         try:
             others["metrics"] = self._metrics.state_dict()
-            path = self._checkpoints.save(self.state.state_dict() | others)
+            self._saved = self._checkpoints.save(self.state.state_dict() | others)
         except OSError as error:
             if required:
                 raise CheckpointError(str(error)) from error
-            self._metrics.say(f"warning: {error}; training goes on with the last good checkpoint")
-            return checkpoint.files_of(self.path)[0]
+            self._metrics.say(f"warning: {error}; the newest checkpoint is {self._saved}")
+            return None
         self._save_seconds = time.monotonic() - started
-        return path
+        return self._saved

@@ -1,5 +1,6 @@
 """What a training run goes on from: worlds, learner, replay, and what stands between them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -93,20 +94,22 @@ class TrainingState:
             },
         }
 
-    def load_state_dict(self, state: dict[str, Any], rows: torch.Tensor | None) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], parts: Iterable[tuple[int, torch.Tensor]] | None
+    ) -> None:
         """Goes on from what state_dict returned.
 
         Args:
             state: of the same configuration, on the same kind of device.
-            rows: the replay's (N, width); without them the policy first gathers as many
-                transitions as a new run does before its first update.
+            parts: the replay's rows, each with its first number; without them the policy first
+                gathers as many transitions as a new run does before its first update.
 
         Raises:
             KeyError, RuntimeError, TypeError, ValueError: of another configuration.
         """
         self.agent.load_state_dict(state["agent"])
         self.env.load_state_dict(state["env"])
-        self.replay.load_state_dict(state["replay"], rows)
+        self.replay.load_state_dict(state["replay"], parts)
         self.returns.load_state_dict(self._to_device(state["returns"]))
         self.episodes.load_state_dict(state["episodes"])
         self.obs = self._to_device(state["obs"])
@@ -115,7 +118,7 @@ class TrainingState:
         self.steps, self.updates = counters["steps"], counters["updates"]
         self.invalid.fill_(counters["invalid"])
         self.learns_from = counters["learns_from"]
-        if rows is None and self.steps > 0:
+        if parts is None and state["replay"]["added"] > 0:
             self.learns_from = max(self.learns_from, self.steps + self._learning_starts)
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, capsys):
         limit(most)
     said = capsys.readouterr().err
     assert said.count("could not write") == 2  # the checkpoints after 270 and 360 steps
-    assert said.count("File too large; training goes on with the last good checkpoint") == 2
+    assert said.count("File too large; the newest checkpoint is") == 2
     assert seen == [180, 180] and result.steps == 600
     assert checkpoint.load(tmp_path / "run")["counters"]["steps"] == 600
     # The rows that two checkpoints could not write are in the next one's.
@@ -131,7 +131,9 @@ def test_a_damaged_replay_file_costs_the_checkpoints_that_need_it(run, capsys):
 def test_nothing_good_is_left(run):
     for file in checkpoint.files_of(run):
         file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=f"no checkpoint of {run} can be read: .*; .*"):
+    with pytest.raises(
+        CheckpointError, match=f"no checkpoint of {run} can be gone on from: .*; .*"
+    ):
         fastsac.resume(run, total_steps=900)
     assert len(checkpoint.files_of(run)) == 2, "the damaged files are left as they are"
 
@@ -245,3 +247,50 @@ fastsac.train(preset_config("cartpole_balance", run_dir=sys.argv[1], num_envs=2,
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "ArithmeticError: a bug" in done.stderr
     assert time.monotonic() - started < 100
+
+
+def test_a_log_that_takes_no_more_costs_the_words_not_the_run(tmp_path):
+    flags = ["--num-envs", "3", "--total-steps", "300", "--learning-starts", "60"]
+    flags += ["--checkpoint-every", "90", "--final-eval-episodes", "1", "--hidden-sizes", "8"]
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "fastsac", "train", "cartpole_balance", *flags]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, "--run-dir", str(run)], stderr=full, timeout=200)
+    assert done.returncode == 0 and (run / "result.json").exists()
+
+
+def test_memory_that_runs_out_while_a_checkpoint_is_read_damages_nothing(run, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(checkpoint.torch, "load", fails)
+    with pytest.raises(fastsac.errors.ConfigError, match="out of memory: lower --num-envs"):
+        fastsac.resume(run, total_steps=900)
+    assert len(checkpoint.files_of(run)) == 2
+    assert not list(run.rglob("*.damaged"))
+
+
+def test_a_streak_of_skipped_updates_is_judged_when_updates_were_tried(run, monkeypatch):
+    (newest, _) = checkpoint.files_of(run)
+    state = checkpoint.load(newest)
+    state["agent"]["critic_optimizer"]["skipped_in_a_row"].fill_(150)
+    state["replay_files"] = []  # so that the replay is gathered anew first
+    checkpoint.save(newest, state)
+    assert fastsac.resume(run, total_steps=750).steps == 750
+
+
+def test_the_best_policy_is_kept_over_a_resumed_run(run):
+    best = checkpoint.load(run / "best.pt")["counters"]
+    content = checkpoint.load(run / "best.pt")
+    content["counters"] = best | {"eval_return": 5000.0, "step": 600}
+    checkpoint.save(run / "best.pt", content)
+    fastsac.resume(run, total_steps=900)
+    assert checkpoint.load(run / "best.pt")["counters"]["eval_return"] == 5000.0
+
+
+def test_a_set_up_that_was_killed_is_begun_again(tmp_path):
+    from fastsac import run_directory
+
+    run = tmp_path / "run"
+    run_directory.create(config(run), needed_bytes=1).close()
+    assert fastsac.train(config(run, total_steps=120)).steps == 120

@@ -18,6 +18,7 @@ from fastsac import checkpoint, run_directory
 from fastsac.errors import CheckpointError, ConfigError, RunError
 from fastsac.presets import preset_config
 from fastsac.training import TrainingRun
+from fastsac.training_state import TrainingState
 
 PLAIN = dict(
     num_envs=3,
@@ -60,17 +61,17 @@ def uninterrupted(request, tmp_path_factory):
 
 
 def stop_at(monkeypatch, *steps, number=signal.SIGTERM):
-    """Sends this process the signal in the middle of these steps' updates."""
-    learn = TrainingRun.learn
+    """Sends this process the signal in the middle of the vector step after so many steps."""
+    action = TrainingState.action
 
-    def stopping(run):
-        learn(run)
-        if run.state.steps in steps and run.state.steps not in sent:
-            sent.add(run.state.steps)
+    def stopping(state):
+        if state.steps in steps and state.steps not in sent:
+            sent.add(state.steps)
             os.kill(os.getpid(), number)
+        return action(state)
 
     sent = set()
-    monkeypatch.setattr(TrainingRun, "learn", stopping)
+    monkeypatch.setattr(TrainingState, "action", stopping)
 
 
 def tensors(tree, prefix=""):
@@ -87,11 +88,13 @@ def rows_of(path):
     return list(csv.DictReader((path / "metrics.csv").open()))
 
 
-def assert_same_end(run_dir, expected_dir):
+def assert_same_end(run_dir, expected_dir, best_too=True):
     """The last checkpoints, the replay's rows, the returns and the evaluations, bit for bit."""
     found, expected = (checkpoint.load(path) for path in (run_dir, expected_dir))
     for state in (found, expected):
-        del state["metrics"]  # times
+        del state["metrics"], state["skipped"]  # which hold times
+        if not best_too:
+            del state["best"]
     assert tensors(expected).keys() == tensors(found).keys() and len(tensors(found)) > 40
     for name, value in tensors(expected).items():
         assert torch.equal(value, tensors(found)[name]), name
@@ -111,19 +114,19 @@ def assert_same_end(run_dir, expected_dir):
     ]
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) >= 3
     best = [checkpoint.load(d / "best.pt") for d in (run_dir, expected_dir)]
-    assert torch.equal(best[0]["agent"]["actor"], best[1]["agent"]["actor"])
+    assert not best_too or torch.equal(best[0]["agent"]["actor"], best[1]["agent"]["actor"])
 
 
 def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
     setting, expected = uninterrupted
     run = tmp_path / "run"
     # Random steps, the first updates, right after a checkpoint, an evaluation under way.
-    stops = [147, 150, 270, 300, 303, 450, 897]
+    stops = [3, 147, 150, 270, 300, 303, 450, 897]
     stop_at(monkeypatch, *stops)
     with pytest.raises(SystemExit) as caught:
         fastsac.train(config(run, setting))
     assert caught.value.code == 143
-    for step in stops[2:]:
+    for step in stops[1:]:
         with pytest.raises(SystemExit):
             fastsac.resume(run)
         # The vector step under way was finished, and nothing of it is lost.
@@ -175,6 +178,7 @@ def test_kill_9_at_random_moments(kills, tmp_path):
     expected, run = tmp_path / "expected", tmp_path / "run"
     fastsac.train(config(expected, settings))
     moments, command = random.Random(kills), ["--resume", str(run)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: sums are split among threads
     for number in range(kills):
         if number == 0:
             code = (
@@ -188,7 +192,7 @@ def test_kill_9_at_random_moments(kills, tmp_path):
             argv = [sys.executable, "-m", "fastsac", "train", *command]
         before = checkpoint.files_of(run)[:1]
         with (tmp_path / f"log{number}").open("w") as log:
-            process = subprocess.Popen(argv, stderr=log, stdout=log)
+            process = subprocess.Popen(argv, stderr=log, stdout=log, env=one_thread)
         while checkpoint.files_of(run)[:1] == before and process.poll() is None:
             time.sleep(0.01)  # it is past its set-up
         time.sleep(moments.uniform(0, 0.5))
@@ -208,8 +212,8 @@ def test_a_larger_budget_goes_on_with_a_finished_run(uninterrupted, tmp_path):
     assert (run / "result.json").exists()
     result = fastsac.resume(run, total_steps=900)
     assert result.steps == 900 and run_directory.recorded_config(run).total_steps == 900
-    newest = [checkpoint.load(path)["agent"] for path in (run, expected.run_dir)]
-    assert torch.equal(newest[0]["actor"], newest[1]["actor"])
+    # The evaluation after 600 steps included; the one in dm_control then may be the best.
+    assert_same_end(run, expected.run_dir, best_too=False)
 
 
 def test_without_the_replay_the_policy_gathers_a_new_one_first(tmp_path, monkeypatch):
@@ -269,5 +273,5 @@ def test_there_must_be_a_run(tmp_path):
     fastsac.train(config(tmp_path / "run", total_steps=300))
     for file in checkpoint.files_of(tmp_path / "run"):
         file.unlink()
-    with pytest.raises(CheckpointError, match="holds no checkpoint to go on from"):
+    with pytest.raises(CheckpointError, match="can be gone on from: there is none"):
         fastsac.resume(tmp_path / "run", total_steps=600)

@@ -39,7 +39,7 @@ def test_a_full_disk_is_an_oserror_and_later_rows_are_read(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
         for step in (2, 3):
-            with pytest.raises(OSError, match="File too large"):
+            with pytest.raises(OSError, match="File too large|No space"):
                 for _ in range(9):  # the first may fit, in part
                     board.write({"step": step, "q": 2.0})
     finally:
