@@ -88,9 +88,13 @@ def preset_config(task: str, preset: str = "seed", **overrides: Any) -> TrainCon
         **overrides: fields of TrainConfig that differ.
 
     Raises:
-        ConfigError: no such preset, or a field out of range.
+        ConfigError: no such preset or field, or a field out of range.
     """
-    if preset not in PRESETS:
+    if not isinstance(task, str):
+        raise ConfigError(f"a task is a name, got {type(task).__name__}")
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"unknown --preset {preset!r}; there are {', '.join(PRESETS)}")
+    if unknown := overrides.keys() - TrainConfig.__dataclass_fields__.keys():
+        raise ConfigError(f"TrainConfig has no field {min(unknown)!r}")
     fields = PRESETS[preset] | TASK_PRESETS.get((preset, task), {}) | overrides
     return TrainConfig(**{"task": task, "preset": preset} | fields)

@@ -24,6 +24,8 @@ RESULT = "result.json"
 LOCK = "lock"
 _LOCK_TRIES = 5
 _SET_UP = {CONFIG, MACHINE, LOCK}
+# What reading JSON that nobody checked can raise.
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class RunDirectory:
@@ -155,7 +157,7 @@ def recorded_config(path: Path) -> TrainConfig:
         raise RunError(f"{path} holds no run: there is no {file}")
     try:
         return from_json(file.read_text())
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except (OSError, *_DAMAGE, ConfigError) as error:
         raise RunError(f"{file} is damaged or of another version: {error}") from error
 
 
@@ -170,7 +172,7 @@ def recorded_task(path: Path) -> str | None:
         return None
     try:
         return str(json.loads(file.read_text())["task"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, *_DAMAGE) as error:
         raise RunError(f"{file} is damaged") from error
 
 
