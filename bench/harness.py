@@ -1,6 +1,5 @@
 """Timing that can be compared: interleaved repetitions, medians, and rows that say where."""
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastsac.cli import Parser
 from fastsac.errors import ConfigError
 from fastsac.machine import machine
 
@@ -131,7 +131,7 @@ def main(args: list[str]) -> None:
         "sbx": sbx.cases,
     }
     usual = ("envs", "learner", "kernels")  # the others need somebody else's package
-    parser = argparse.ArgumentParser(prog="fastsac bench", description="Measures this machine.")
+    parser = Parser(prog="fastsac bench", description="Measures this machine.")
     parser.add_argument(
         "levels",
         nargs="*",

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from fastsac.cli import Parser
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
@@ -260,7 +261,7 @@ def _setting(text: str) -> tuple[str, tuple[str, ...]]:
 def main(args: list[str]) -> None:
     """Runs ``fastsac bench learning``."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("fastsac bench learning", None, __doc__, formatter_class=form)
+    parser = Parser("fastsac bench learning", None, __doc__, formatter_class=form)
     add = parser.add_argument
     add("tasks", nargs="*", metavar="TASK")
     add("--setting", type=_setting, action="append", default=[], help='NAME="TRAIN FLAGS"')
@@ -271,7 +272,7 @@ def main(args: list[str]) -> None:
     add("--draw", action="store_true", help="only table and pictures, of what is in DIR")
     parsed = parser.parse_intermixed_args(args)
     readme = parsed.output / "README.md"
-    if readme.exists() and not readme.read_text().startswith(_TITLE):
+    if os.path.exists(readme) and not readme.read_text().startswith(_TITLE):
         raise ConfigError(f"{readme} is not ours to overwrite; choose another --output")
     runs = _runs(parsed)
     failed = train_all(runs, parsed.jobs, parsed.threads) if runs else 0

@@ -13,8 +13,9 @@ def require_place(output: Path) -> None:
     Raises:
         RunError: it is a directory, or its directory is not there.
     """
-    if output.is_dir() or not output.parent.is_dir():
-        what = "it is a directory" if output.is_dir() else f"there is no directory {output.parent}"
+    directory = os.path.isdir(output)
+    if directory or not os.path.isdir(output.parent):
+        what = "it is a directory" if directory else f"there is no directory {output.parent}"
         raise RunError(f"cannot write -o {output}: {what}")
 
 

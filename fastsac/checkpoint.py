@@ -7,6 +7,7 @@ is a line of text, which names the format and the SHA-256 of the rest, and what 
 import hashlib
 import io
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, damaged, or not a checkpoint of this version.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # False too where its name is too long
         return _newest(path)
     state = load_tensors(path)
     if any(key not in state for key in _POLICY):
@@ -92,7 +93,7 @@ def load_tensors(file: Path) -> dict[str, Any]:
         CheckpointError: missing, not readable, or of another format.
         MemoryError: it does not fit in.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(f"there is no checkpoint {file}")
     try:
         content = file.read_bytes()

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastsac.errors import ConfigError, UserError
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # absl reports deprecated attributes in dm_control's own models.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
+        _require_typable(args)
         if command not in _COMMANDS:
             raise ConfigError(f"unknown command {command!r}; there are {', '.join(_COMMANDS)}")
         _COMMANDS[command](rest)
@@ -55,9 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, _user_errors()):
             raise
-        print(f"fastsac: {error}", file=sys.stderr)
+        print(f"fastsac: {_shown(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return 0
+
+
+def _require_typable(args: Sequence[str]) -> None:
+    """Refuses what no shell could pass, from a program that calls main."""
+    for arg in args:
+        try:
+            typable = b"\0" not in os.fsencode(arg)
+        except UnicodeEncodeError:
+            typable = False
+        if not typable:
+            raise ConfigError(f"an argument cannot hold {arg!r}")
+
+
+def _shown(value: object) -> str:
+    """Returns one line without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(value).split()))
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -85,7 +102,7 @@ def _train(args: list[str]) -> None:
     task, *flags = args
     if ".py" in task:  # a task's file, which `fastsac eval` shall find from anywhere
         task = os.path.abspath(task)
-    first = _Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
+    first = Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--num-envs", "--num_envs", type=int, default=1)
     known = first.parse_known_args(flags)[0]
@@ -115,7 +132,7 @@ def _resume(args: list[str]) -> None:
     from fastsac.config import TrainConfig
     from fastsac.run_directory import recorded_config
 
-    first = _Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
+    first = Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
     first.add_argument("--resume", required=True, metavar="RUN")
     known, flags = first.parse_known_args(args)
     recorded = recorded_config(Path(known.resume))
@@ -127,13 +144,15 @@ def _resume(args: list[str]) -> None:
     from fastsac.training import resume
 
     changes = {k: v for k, v in vars(config).items() if v != getattr(recorded, k)}
+    if "run_dir" in changes:
+        raise ConfigError("a resumed run keeps its --run-dir")
     resume(known.resume, **changes)
 
 
 def _eval(args: list[str]) -> None:
     from fastsac.config import EVAL_SEED
 
-    parser = _Parser(
+    parser = Parser(
         prog="fastsac eval", description="Prints mean, std and each return of a trained policy."
     )
     parser.add_argument("run", help="run directory or checkpoint file")
@@ -168,7 +187,7 @@ def _print_diverged(episodes: int) -> None:
 def _video(args: list[str]) -> None:
     from fastsac.config import EVAL_SEED
 
-    parser = _Parser(
+    parser = Parser(
         prog="fastsac video", description="Films a trained policy in the real dm_control."
     )
     parser.add_argument("run", help="run directory or checkpoint file")
@@ -187,7 +206,9 @@ def _video(args: list[str]) -> None:
     _print_returns(film.returns)
     _print_diverged(film.diverged)
     seconds, kilobytes = film.frames * film.frame_seconds, output.stat().st_size / 1000
-    print(f"{output}: {seconds:.1f} s, {1 / film.frame_seconds:.3g} fps, {kilobytes:.0f} kB")
+    print(
+        f"{_shown(output)}: {seconds:.1f} s, {1 / film.frame_seconds:.3g} fps, {kilobytes:.0f} kB"
+    )
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -198,7 +219,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _export(args: list[str]) -> None:
-    parser = _Parser(
+    parser = Parser(
         prog="fastsac export", description="Writes a policy as a file that runs without fastsac."
     )
     parser.add_argument("run", help="run directory or checkpoint file")
@@ -209,13 +230,13 @@ def _export(args: list[str]) -> None:
     usual, extreme = export_policy(parsed.run, parsed.output)
     kilobytes = parsed.output.stat().st_size / 1000
     print(
-        f"{parsed.output}: {kilobytes:.0f} kB, within {usual:.1g} of the policy in torch "
+        f"{_shown(parsed.output)}: {kilobytes:.0f} kB, within {usual:.1g} of the policy in torch "
         f"({extreme:.1g} on extreme observations)"
     )
 
 
 def _plot(args: list[str]) -> None:
-    parser = _Parser(prog="fastsac plot", description="Draws learning curves.")
+    parser = Parser(prog="fastsac plot", description="Draws learning curves.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
     parser.add_argument(
@@ -228,7 +249,7 @@ def _plot(args: list[str]) -> None:
 
 
 def _runs(args: list[str]) -> None:
-    parser = _Parser(prog="fastsac runs", description="Lists runs, the newest first.")
+    parser = Parser(prog="fastsac runs", description="Lists runs, the newest first.")
     parser.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON array for programs")
     parsed = parser.parse_args(args)
@@ -238,9 +259,7 @@ def _runs(args: list[str]) -> None:
 
 
 def _report(args: list[str]) -> None:
-    parser = _Parser(
-        prog="fastsac report", description="Writes one self-contained page about runs."
-    )
+    parser = Parser(prog="fastsac report", description="Writes one self-contained page about runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
     parser.add_argument("--no-video", action="store_true", help="leave the films out")
@@ -248,11 +267,11 @@ def _report(args: list[str]) -> None:
     from fastsac.report import write_report
 
     write_report(parsed.runs, parsed.output, video=not parsed.no_video)
-    print(f"{parsed.output}: {parsed.output.stat().st_size / 1000:.0f} kB")
+    print(f"{_shown(parsed.output)}: {parsed.output.stat().st_size / 1000:.0f} kB")
 
 
 def _tasks(args: list[str]) -> None:
-    _Parser(prog="fastsac tasks", description="Lists the tasks.").parse_args(args)
+    Parser(prog="fastsac tasks", description="Lists the tasks.").parse_args(args)
     from fastsac.task_table import print_table
 
     print_table()
@@ -265,14 +284,25 @@ def _bench(args: list[str]) -> None:
 
 
 def _doctor(args: list[str]) -> None:
-    _Parser(prog="fastsac doctor", description="Says what works on this machine.").parse_args(args)
+    Parser(prog="fastsac doctor", description="Says what works on this machine.").parse_args(args)
     from fastsac.doctor import print_report
 
     print_report()
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that reports an error as the sentence it is."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but ``--flag=--`` is an error; up to Python 3.12 its value is a list."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if action.nargs is None and [] in (
+                value if isinstance(action.default, list) else [value]
+            ):
+                self.error(f"argument {action.option_strings[-1]}: expected one argument")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     """
     require_episodes(episodes, seed)
     policy = load_policy(path)
-    directory = Path(path) if Path(path).is_dir() else Path(path).parent
+    directory = Path(path) if os.path.isdir(path) else Path(path).parent
     if directory.name == checkpoint.FOLDER:
         directory = directory.parent
     recorded = run_directory.recorded_task(directory)

@@ -1,5 +1,6 @@
 """Learning curves of runs as a picture."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def plot_runs(runs: Sequence[str], output: Path, group_by: str | None = None) ->
     """
     if output.suffix not in (".png", ".svg", ".pdf"):
         raise RunError(f"-o must end in .png, .svg or .pdf, got {output}")
-    paths = list({Path(run).resolve(): Path(run) for run in runs}.values())
+    paths = list({os.path.realpath(run): Path(run) for run in runs}.values())
     curves = {path: _evaluations(path) for path in paths}
     if group_by is None:
         figure = draw_runs(dict(zip(labels(paths), curves.values(), strict=True)))
@@ -160,6 +161,6 @@ def labels(runs: Sequence[Path]) -> list[str]:
 
 def _label(run: Path) -> str:
     if not (run / CONFIG).exists():
-        return f"run {run.resolve().name}"
+        return f"run {os.path.basename(os.path.realpath(run))}"
     config = read_config(run)
     return f"{short_name(config['task'])}, preset {config['preset']}, seed {config['seed']}"

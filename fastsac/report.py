@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import math
+import os
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -46,11 +47,11 @@ def write_report(runs: Sequence[str], output: Path, video: bool = True) -> None:
         RunError: a run is missing or damaged, there is nowhere to write, or a library is missing.
     """
     template = _template()
-    if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
+    if output.suffix.lower() not in (".html", ".htm") or os.path.isdir(output):
         raise RunError(f"-o must be a file that ends in .html, got {output}")
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):
         raise RunError(f"cannot write -o {output}: there is no directory {output.parent}")
-    paths = list({Path(run).resolve(): Path(run) for run in runs}.values())
+    paths = list({os.path.realpath(run): Path(run) for run in runs}.values())
     rows = [_row(path) for path in paths]
     curves = [read_progress(path)[0] for path in paths]
     names = labels(paths)

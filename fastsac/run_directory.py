@@ -84,18 +84,18 @@ def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(config.run_dir or f"runs/{short_name(config.task)}-{stamp}")
-    # What the set-up of a run leaves that was killed in it: nothing is lost.
-    if config.run_dir and path.is_dir() and {x.name for x in path.iterdir()} - _SET_UP:
-        what = "another run" if (path / CONFIG).exists() else "other files"
-        raise RunError(f"{path} holds {what}; choose another --run-dir, or --resume {path}")
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if needed_bytes > free:
-        raise RunError(
-            f"the run's files need about {needed_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB of "
-            f"disk are free at {existing}"
-        )
     try:
+        # What the set-up of a run leaves that was killed in it: nothing is lost.
+        if config.run_dir and os.path.isdir(path) and {*os.listdir(path)} - _SET_UP:
+            what = "another run" if os.path.exists(path / CONFIG) else "other files"
+            raise RunError(f"{path} holds {what}; choose another --run-dir, or --resume {path}")
+        existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+        free = shutil.disk_usage(existing).free
+        if needed_bytes > free:
+            raise RunError(
+                f"the run's files need about {needed_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB "
+                f"of disk are free at {existing}"
+            )
         path = _make(path, numbered=config.run_dir is None)
     except OSError as error:
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror}") from error
@@ -153,7 +153,7 @@ def recorded_config(path: Path) -> TrainConfig:
         RunError: there is no run, or config.json is damaged or of another version.
     """
     file = path / CONFIG
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise RunError(f"{path} holds no run: there is no {file}")
     try:
         return from_json(file.read_text())
@@ -168,7 +168,7 @@ def recorded_task(path: Path) -> str | None:
         RunError: config.json is damaged.
     """
     file = path / CONFIG
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
     try:
         return str(json.loads(file.read_text())["task"])

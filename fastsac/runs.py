@@ -155,7 +155,7 @@ def find_runs(directory: Path) -> list[Path]:
     Raises:
         RunError: there is no such directory.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise RunError(f"there is no directory {directory}")
 
     def walk() -> Iterator[Path]:
