@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -143,6 +144,8 @@ def main(args: list[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parsed = parser.parse_args(args)
+    if parsed.json and not os.path.isdir(parsed.json.parent):  # before it is measured for minutes
+        raise ConfigError(f"cannot write --json {parsed.json}: its directory is not there")
     if unknown := set(parsed.levels) - set(levels):
         known = f"{', '.join(levels)}, and learning alone"
         raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")

@@ -1,5 +1,6 @@
 """From a task's name to a running vector env."""
 
+import os
 from collections.abc import Mapping
 
 import jax
@@ -7,9 +8,9 @@ import torch
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
 from fastsac.envs.engines import Engine
-from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.randomization import Draw
-from fastsac.envs.registry import find
+from fastsac.envs.registry import UnknownTask, find
 from fastsac.envs.suite import load_suite
 from fastsac.envs.vector_env import VectorEnv
 
@@ -54,6 +55,8 @@ def make(
         ValueError: num_envs or seed out of range, or randomize names no array of the model or
             draws something of another shape.
     """
+    if not isinstance(task, str):
+        raise UnknownTask(f"a task is a name, got {type(task).__name__}")
     entry = find(task)
     for name, value, least in (("num_envs", num_envs, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -66,6 +69,11 @@ def make(
     engine = engine_for(task, engine)
     if engine == "mjx" and jax.devices()[0].platform == "gpu" and not torch.cuda.is_available():
         raise EngineUnavailable("jax has a GPU here and torch has none; use --engine native")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if engine == "native" and num_envs * world_bytes(entry) > memory:
+        raise EngineUnavailable(
+            f"num_envs {num_envs} is more than fits into this machine's {memory / 1e9:.0f} GB"
+        )
     suite = load_suite(entry, randomize)
     built: Engine
     if engine == "native":

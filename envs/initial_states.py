@@ -29,6 +29,8 @@ class InitialStates:
     """
 
     def __init__(self, suite: Suite, seed: int, start: int = 0):
+        if type(seed) is not int or type(start) is not int or min(seed, start) < 0:
+            raise ValueError(f"seed and start count from 0, got {seed!r} and {start!r}")
         self.suite = suite
         self.taken = start
         self._seed = seed

@@ -65,10 +65,18 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         Returns:
             obs (B, obs_dim) float32, and info with ``clocks`` (B,) int64, the control steps that
             each world's episode is old.
+
+        Raises:
+            TypeError, ValueError: a seed or an option that is none.
+            RuntimeError: the env was closed.
         """
-        options = options or {}
-        if unknown := set(options) - {"spread_clocks"}:
-            raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; there is spread_clocks")
+        options = {} if options is None else options
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options must be a dict, got {type(options).__name__}")
+        if unknown := options.keys() - {"spread_clocks"}:
+            raise ValueError(f"unknown reset option {unknown.pop()!r}; there is spread_clocks")
+        if not isinstance(options.get("spread_clocks", False), bool):
+            raise ValueError(f"spread_clocks is a bool, got {options['spread_clocks']!r}")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
             raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
         if self._state == "closed":
@@ -151,16 +159,22 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             obs (B, obs_dim) float32 of the new state.
 
         Raises:
-            ValueError: an unknown field or a wrong shape.
+            TypeError, ValueError: an unknown field, no real numbers, or a wrong shape; nothing
+                was changed.
         """
         self._require_ready()
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict of arrays, got {type(state).__name__}")
         shapes = {k: tuple(v.shape) for k, v in self.engine.get_state().items()}
         rows = {}
         for name, value in state.items():
             if name not in shapes:
                 raise ValueError(f"unknown state field {name!r}; there are {', '.join(shapes)}")
             array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-            rows[name] = np.asarray(array, np.float64)
+            array = np.asarray(array)
+            if array.dtype.kind not in "fiu":
+                raise TypeError(f"{name} must hold real numbers, got {array.dtype}")
+            rows[name] = array.astype(np.float64)
             if rows[name].shape != shapes[name]:
                 raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
         return self._to_device(self.engine.set_state(rows))

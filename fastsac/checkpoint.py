@@ -19,6 +19,8 @@ from fastsac.errors import CheckpointError, DamagedError
 FORMAT = 4
 FOLDER = "checkpoints"
 BEST = "best.pt"
+# What using content of other types and shapes can raise.
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _MAGIC = b"fastsac checkpoint"
 _LONGEST_HEADER = 200
 _POLICY = ("task", "obs_dim", "action_dim", "config", "agent", "counters")

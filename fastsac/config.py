@@ -28,7 +28,7 @@ def _require(holds: bool, sentence: str) -> None:
 
 def _require_types(config: Any) -> None:
     """Refuses a value that is none of its field's annotation."""
-    for name, kind in _annotations(type(config)).items():
+    for name, kind in _annotations(config.__class__).items():
         if not _is_a(value := getattr(config, name), kind):
             try:
                 got = " ".join(reprlib.repr(value).split())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastsac.config import SACConfig
+from fastsac.errors import ConfigError
 from fastsac.flat import Adam, FlatWeights, working_dtype
 from fastsac.networks import Actor, Critics
 from fastsac.normalizer import RunningNorm
@@ -30,6 +31,9 @@ class LearnerState:
         tau: the target critics' share per update.
         discount: per control step.
         target_entropy: of a learned temperature, in nats.
+
+    Raises:
+        ConfigError: a size that is none.
     """
 
     def __init__(
@@ -40,6 +44,10 @@ class LearnerState:
         device: str | torch.device = "cpu",
         seed: int = 0,
     ):
+        if any(type(x) is not int or not 0 < x < 2**31 for x in (obs_dim, action_dim)):
+            raise ConfigError(
+                f"obs_dim and action_dim are positive int32, got {obs_dim!r} and {action_dim!r}"
+            )
         self.config = config
         self.device = torch.device(device)
         self.obs_dim, self.action_dim = obs_dim, action_dim

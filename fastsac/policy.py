@@ -115,6 +115,6 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
         normalizer = state["agent"]["normalizer"] if config.normalize_obs else None
         sizes = state["obs_dim"], state["action_dim"]
         return Policy(state["task"], *sizes, config, state["agent"]["actor"], normalizer, device)
-    except (ConfigError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ConfigError, *checkpoint.MISFITS) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its own configuration: {reason}") from error

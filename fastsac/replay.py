@@ -45,7 +45,8 @@ class ReplayBuffer:
         added: transitions so far, those overwritten included; number n lies in row n % capacity.
 
     Raises:
-        ConfigError: the rows do not fit in the device's free memory; nothing was allocated.
+        ConfigError: no positive integers, or the rows do not fit in the device's free memory;
+            nothing was allocated.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class ReplayBuffer:
         device: str | torch.device = "cpu",
         seed: int = 0,
     ):
-        if min(capacity, obs_dim, action_dim) < 1:
-            raise ConfigError("capacity, obs_dim and action_dim of a replay must be positive")
+        if any(type(x) is not int or x < 1 for x in (capacity, obs_dim, action_dim)):
+            raise ConfigError(
+                "capacity, obs_dim and action_dim of a replay must be positive integers"
+            )
         self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim
         self.device = torch.device(device)
         self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1, 1)  # of Batch's fields
@@ -94,14 +97,22 @@ class ReplayBuffer:
             steps: (N,) control steps that the reward sums; None is all ones.
 
         Raises:
+            TypeError: something is no tensor of real numbers.
             ValueError: wrong shapes, or more rows than the capacity.
+            RuntimeError: on another device.
         """
+        for name, x in zip(
+            Batch._fields, (obs, action, reward, terminated, next_obs), strict=False
+        ):
+            _require_real(name, x)
         weight, steps = (torch.ones_like(reward) if x is None else x for x in (weight, steps))
+        _require_real("weight", weight)
+        _require_real("steps", steps)
         reward, terminated, weight, steps = (
             x[..., None] for x in (reward, terminated, weight, steps)
         )
         columns = [obs, action, reward, terminated, next_obs, weight, steps]
-        count = obs.shape[0]
+        count = obs.shape[0] if obs.dim() else 0
         for name, column, width in zip(Batch._fields, columns, self._widths, strict=True):
             if tuple(column.shape) != (count, width):
                 got = tuple(column.shape)
@@ -125,8 +136,10 @@ class ReplayBuffer:
             normalizer: standardises obs and next_obs on the way; None leaves them as they are.
 
         Raises:
-            ValueError: the buffer is empty.
+            ValueError: the buffer is empty, or batch_size no positive integer.
         """
+        if type(batch_size) is not int or batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
         if self.added == 0:
             raise ValueError("cannot sample from an empty replay buffer")
         # float64: float32 has 2**24 steps in [0, 1), too few for a large buffer.
@@ -177,6 +190,11 @@ class ReplayBuffer:
         """
         index = torch.arange(start, self.added, device=self.device) % self.capacity
         return self.rows[index].cpu()
+
+
+def _require_real(name: str, x: torch.Tensor) -> None:
+    if not isinstance(x, torch.Tensor) or x.is_complex() or x.is_sparse:
+        raise TypeError(f"{name} must be a dense tensor of real numbers, got {type(x).__name__}")
 
 
 def row_bytes(obs_dim: int, action_dim: int) -> int:

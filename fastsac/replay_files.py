@@ -5,8 +5,10 @@ not the buffer's. A file's name says which: those numbered from its first number
 second.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,6 +73,11 @@ def read_rows(run_dir: Path, names: Iterable[str]) -> Iterator[tuple[int, torch.
         if not isinstance(rows, torch.Tensor) or len(rows) != end - start:
             raise CheckpointError(f"{file} does not hold the transitions that its name says")
         yield start, rows
+
+
+def is_name(name: Any) -> bool:
+    """Whether it is the name of such a file."""
+    return isinstance(name, str) and re.fullmatch(r"\d{12,}-\d{12,}\.pt", name) is not None
 
 
 def _numbers(name: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from fastsac.config import TrainConfig
 from fastsac.errors import CheckpointError, DamagedError, RunError
 from fastsac.policy import Policy
 from fastsac.replay import ReplayBuffer, row_bytes
-from fastsac.replay_files import ReplayFiles, read_rows
+from fastsac.replay_files import ReplayFiles, is_name, read_rows
 from fastsac.sac import SAC
 
 # Larger buffers are not saved unless asked for.
@@ -161,13 +161,19 @@ class Resumed:
 
     def _read(self, file: Path) -> State:
         state = checkpoint.load(file)
-        if state["task"] != self._config.task:
+        if str(state["task"]) != self._config.task:
             raise CheckpointError(
                 f"{file} is of {state['task']}, but {self._run_dir} is a run of {self._config.task}"
             )
         names = state.get("replay_files")
-        if "env" not in state or "metrics" not in state or not isinstance(names, list):
+        if "env" not in state or not isinstance(names, list) or not all(map(is_name, names)):
             raise CheckpointError(f"{file} holds a policy alone, nothing to go on from")
+        written = state.get("metrics")
+        kinds = {"bytes": int, "seconds": float, "cpu_seconds": float}
+        if not isinstance(written, dict) or {k: type(v) for k, v in written.items()} != kinds:
+            raise CheckpointError(f"{file} does not say how far metrics.csv is its own")
+        if not all(0 <= number < math.inf for number in written.values()):
+            raise CheckpointError(f"{file} has times out of range")
         for _ in read_rows(self._run_dir, names):
             pass  # each is whole
         return state

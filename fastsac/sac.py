@@ -46,8 +46,10 @@ class SAC(LearnerState):
             deterministic: the policy's mode instead of a sample.
 
         Raises:
-            ValueError: obs has another shape.
+            TypeError: obs is no float32 tensor.
+            ValueError: obs has another shape or device.
         """
+        self._require_tensor("obs", obs)
         if obs.dim() != 2 or obs.shape[1] != self.obs_dim:
             raise ValueError(f"obs must have shape (B, {self.obs_dim}), got {tuple(obs.shape)}")
         if self.device.type != "cuda":
@@ -75,7 +77,12 @@ class SAC(LearnerState):
             Scalars on the device, not waited for: critic_loss, q and skipped_updates (optimizer
             steps skipped so far), and where it was the actor's turn actor_loss, entropy, alpha,
             and alpha_loss if the temperature is learned.
+
+        Raises:
+            TypeError: no Batch of float32 tensors.
+            ValueError: wrong shapes or device.
         """
+        self._require_batch(batch)
         batch = batch._replace(
             obs=self.normalized(batch.obs), next_obs=self.normalized(batch.next_obs)
         )
@@ -129,6 +136,26 @@ class SAC(LearnerState):
         """Shows new observations (B, obs_dim) to the normaliser; call once per vector step."""
         if self.normalizer is not None:
             self.normalizer.update(obs)
+
+    def _require_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        dtype = self.actor_flat.dtype
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.is_sparse:
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise TypeError(f"{name} must be a dense {dtype} tensor, got {kind}")
+        if tensor.device.type != self.device.type:
+            raise ValueError(f"{name} must be on {self.device}, got {tensor.device}")
+
+    def _require_batch(self, batch: Batch) -> None:
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batch must be a fastsac.Batch, got {type(batch).__name__}")
+        self._require_tensor("obs", batch.obs)
+        count = len(batch.obs) if batch.obs.dim() else 0
+        wide = {"obs": self.obs_dim, "next_obs": self.obs_dim, "action": self.action_dim}
+        for name, tensor in batch._asdict().items():
+            self._require_tensor(name, tensor)
+            shape = (count, wide[name]) if name in wide else (count,)
+            if tuple(tensor.shape) != shape or not count:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
     def _act(self, obs: torch.Tensor, deterministic: bool) -> torch.Tensor:
         with float32_matmuls(self.config.precision):

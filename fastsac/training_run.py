@@ -11,7 +11,7 @@ from signal import Signals
 
 import torch
 
-from fastsac import run_directory
+from fastsac import checkpoint, run_directory
 from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED, TrainConfig
 from fastsac.errors import CheckpointError, NotFiniteError, RunError, out_of_memory
@@ -213,17 +213,19 @@ class TrainingRun:
         state = loaded.state
         try:
             self.state.load_state_dict(state, loaded.rows())
-            self._best = max(state["best"], self._checkpoints.best_until(self.state.steps))
+            best = self._checkpoints.best_until(self.state.steps)
+            self._best = max(float(state["best"]), best)
             done = self.state.steps >= self.config.total_steps
             for actor, counters in state["evaluations"] + ([] if done else state["skipped"]):
                 sizes = self.state.env.obs_dim, self.state.env.action_dim
                 policy = Policy(self.config.task, *sizes, self.config.sac, *actor.values())
                 self._evaluator.start(policy, counters)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except checkpoint.MISFITS as error:
             if out_of_memory(error, self.config):
                 raise
+            reason = " ".join(str(error).split())
             raise CheckpointError(
-                f"the checkpoint does not fit the run {self.path}: {error}"
+                f"the checkpoint does not fit the run {self.path}: {reason}"
             ) from error
         result = self.path / run_directory.RESULT
         if done and result.exists():

@@ -107,6 +107,11 @@ class TrainingState:
         Raises:
             KeyError, RuntimeError, TypeError, ValueError: of another configuration.
         """
+        counters = state["counters"]
+        if any(type(count) is not int or count < 0 for count in counters.values()):
+            raise ValueError(f"its counters are {counters}")
+        if state["obs"].shape != self.obs.shape:
+            raise ValueError(f"its observations are {tuple(state['obs'].shape)}")
         self.agent.load_state_dict(state["agent"])
         self.env.load_state_dict(state["env"])
         self.replay.load_state_dict(state["replay"], parts)
@@ -114,7 +119,6 @@ class TrainingState:
         self.episodes.load_state_dict(state["episodes"])
         self.obs = self._to_device(state["obs"])
         self._random.set_state(state["actions"])
-        counters = state["counters"]
         self.steps, self.updates = counters["steps"], counters["updates"]
         self.invalid.fill_(counters["invalid"])
         self.learns_from = counters["learns_from"]
