@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "run"
     sac = SACConfig(hidden_sizes=(4,), normalize_obs=True)
     with TrainingRun(preset_config("cartpole_balance", run_dir=str(path), sac=sac, **TINY)) as run:
-        run.save_interrupted("SIGTERM")
+        run.save_last(None)
     return path
 
 
