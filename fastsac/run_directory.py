@@ -85,8 +85,9 @@ def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(config.run_dir or f"runs/{short_name(config.task)}-{stamp}")
     try:
-        # What the set-up of a run leaves that was killed in it: nothing is lost.
-        if config.run_dir and os.path.isdir(path) and {*os.listdir(path)} - _SET_UP:
+        found = {*os.listdir(path)} if config.run_dir and os.path.isdir(path) else set()
+        # A set-up that was killed leaves these, the lock first: nothing is lost with them.
+        if found and (LOCK not in found or found - _SET_UP):
             what = "another run" if os.path.exists(path / CONFIG) else "other files"
             raise RunError(f"{path} holds {what}; choose another --run-dir, or --resume {path}")
         existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))

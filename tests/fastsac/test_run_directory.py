@@ -14,7 +14,7 @@ def config(path, **fields):
 
 def test_the_whole_configuration_is_written(tmp_path):
     run = config(tmp_path / "a" / "b", num_envs=3, sac=SACConfig(gamma=0.9, hidden_sizes=(8,)))
-    path = run_directory.create(run, 1)
+    path = run_directory.create(run, 1).path
     assert path == tmp_path / "a" / "b" and run_directory.recorded_task(path) == "toy_task"
     fields = json.loads((path / run_directory.CONFIG).read_text())
     sac = fields.pop("sac")
@@ -25,9 +25,9 @@ def test_the_whole_configuration_is_written(tmp_path):
 
 
 def test_an_empty_directory_is_used_and_a_name_is_made_up(tmp_path, monkeypatch):
-    assert run_directory.create(config(tmp_path), 1) == tmp_path
+    assert run_directory.create(config(tmp_path), 1).path == tmp_path
     monkeypatch.chdir(tmp_path)
-    path = run_directory.create(TrainConfig("toy_task"), 1)
+    path = run_directory.create(TrainConfig("toy_task"), 1).path
     assert path.parent.name == "runs" and path.name.startswith("toy_task-")
 
 

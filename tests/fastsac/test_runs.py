@@ -36,7 +36,7 @@ def run(tmp_path):
 
 def test_evaluations_are_read_and_other_rows_count_as_steps(run):
     with (run / "metrics.csv").open("a") as file:
-        file.write("350,7,5.0,5.0" + "," * 12 + "\r\n")
+        file.write("350,7,5.0,5.0" + "," * 13 + "\r\n")
     curve, steps = read_metrics(run)
     assert steps == 350
     assert curve["step"].tolist() == [100, 200, 300]
@@ -68,11 +68,11 @@ DAMAGES = {
     "cut within the names": (lambda t: t[:20], "1: there are no columns"),
     "binary": (lambda t: "\0\udcff" * 9 + "\n", "1: there is no column step"),
     "text for a step": (lambda t: t.replace("100,", "ten,", 1), "2: step is 'ten', not a number"),
-    "text for seconds": (lambda t: t.replace("3.0", "3,0", 1), "4: 17 columns instead of 16"),
+    "text for seconds": (lambda t: t.replace("3.0", "3,0", 1), "4: 18 columns instead of 17"),
     "text for a return": (lambda t: t.replace("40.5", "good"), "5: eval_return is 'good', not"),
     "no deviation": (lambda t: t.replace("40.5,1.0", "40.5,"), "5: eval_return_std is '', not a"),
     "not finite": (lambda t: t.replace("40.5", "nan"), "5: eval_return is 'nan', not a number"),
-    "a hole": (lambda t: t.replace("40.5,1.0", "\0\0\0"), "5: 15 columns instead of 16"),
+    "a hole": (lambda t: t.replace("40.5,1.0", "\0\0\0"), "5: 16 columns instead of 17"),
     "bytes that are no text": (lambda t: t.replace("40.5", "\udc80\udc81"), "5: eval_return is"),
     "a line of text": (lambda t: t.replace("200,0", "oops\r\n200,0", 1), "4: 1 columns instead of"),
 }
@@ -195,7 +195,8 @@ def test_the_list_is_of_all_runs_below_the_newest_first(tmp_path, capsys, monkey
     write_run(tmp_path / "elsewhere", [])
     for run, age in ((old, 90_000), (new, 200)):
         stat = (run / "config.json").stat()
-        os.utime(run / "config.json", (stat.st_mtime - age,) * 2)
+        (run / "machine.json").write_text("{}")
+        os.utime(run / "machine.json", (stat.st_mtime - age,) * 2)
     first, second = listed(capsys)
     assert first.pop("age_seconds") == pytest.approx(200, abs=60)
     assert first == {
