@@ -298,8 +298,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(parsed, action.dest, None)
-            values = value if isinstance(action.default, list) and value else [value]
-            if action.nargs is None and [] in values:
+            values = value if isinstance(action.default, list) else [value]
+            if action.nargs is None and values is not None and [] in values:
                 self.error(f"argument {action.option_strings[-1]}: expected one argument")
         return parsed, unknown
 

@@ -167,7 +167,7 @@ def test_a_file_that_does_something_else_is_not_written(suffix, run, tmp_path, m
 def test_the_command_prints_one_line(run, tmp_path):
     environment = os.environ | {"PYTHONWARNINGS": "default"}
     for suffix in (".onnx", ".pt2"):
-        argv = ["export", str(run / "checkpoint.pt"), "-o", f"policy{suffix}"]
+        argv = ["export", str(run / "best.pt"), "-o", f"policy{suffix}"]
         done = subprocess.run(
             [sys.executable, "-c", f"from fastsac.cli import main; main({argv})"],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
