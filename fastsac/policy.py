@@ -90,8 +90,11 @@ class Policy:
         """Maps observations (obs_dim,) or (B, obs_dim) to actions in [-1, 1] of the same kind.
 
         Raises:
+            TypeError: obs holds complex numbers.
             ValueError: obs has another size.
         """
+        if "complex" in str(getattr(obs, "dtype", "")):
+            raise TypeError("a policy takes real observations, got complex ones")
         tensor = torch.as_tensor(obs, dtype=torch.float32, device=self._device)
         if tensor.dim() not in (1, 2) or tensor.shape[-1] != self.obs_dim:
             raise ValueError(

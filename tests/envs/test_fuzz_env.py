@@ -264,6 +264,7 @@ def test_policy(obs):
     if not refusal:
         assert np.shape(action) == (*np.shape(obs)[:-1], ACT)
         assert np.shape(obs)[-1] == OBS and str(action.dtype).endswith("float32")
+        assert "complex" not in str(getattr(obs, "dtype", ""))
 
 
 COLUMNS = {"obs": (2, OBS), "action": (2, ACT), "reward": (2,), "terminated": (2,)}
