@@ -14,7 +14,7 @@ from typing import Any
 
 import fastsac
 from fastsac import run_directory
-from fastsac.atomic_write import write_atomically
+from fastsac.atomic_write import require_place, write_atomically
 from fastsac.errors import RunError, UserError
 from fastsac.plot import AXES, draw_runs, labels
 from fastsac.presets import preset_config
@@ -49,8 +49,7 @@ def write_report(runs: Sequence[str], output: Path, video: bool = True) -> None:
     template = _template()
     if output.suffix.lower() not in (".html", ".htm") or os.path.isdir(output):
         raise RunError(f"-o must be a file that ends in .html, got {output}")
-    if not os.path.isdir(output.parent):
-        raise RunError(f"cannot write -o {output}: there is no directory {output.parent}")
+    require_place(output)
     paths = list({os.path.realpath(run): Path(run) for run in runs}.values())
     rows = [_row(path) for path in paths]
     curves = [read_progress(path)[0] for path in paths]
