@@ -1,8 +1,9 @@
-"""Run directories as a training leaves them, without the training."""
+"""Run directories as a training leaves them, and one of a real, tiny training."""
 
 import csv
 import json
 
+import fastsac
 from fastsac.metrics import COLUMNS
 from fastsac.presets import preset_config
 from fastsac.run_directory import to_json
@@ -26,3 +27,19 @@ def write_run(path, evaluations, task="cartpole_swingup", preset="seed", result=
         figures |= {"seed": 10_000, "returns": [mean - std, mean + std], "mean": mean, "std": std}
         (path / "result.json").write_text(json.dumps(figures))
     return path
+
+
+def train_tiny(run_dir):
+    """Trains cartpole_balance for a few seconds and returns the run's directory."""
+    config = preset_config(
+        "cartpole_balance",
+        run_dir=str(run_dir),
+        num_envs=3,
+        total_steps=300,
+        learning_starts=150,
+        batch_size=32,
+        replay_capacity=400,
+        final_eval_episodes=1,
+        sac=fastsac.SACConfig(hidden_sizes=(16, 16)),
+    )
+    return fastsac.train(config).run_dir

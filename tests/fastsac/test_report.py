@@ -15,8 +15,7 @@ import fastsac
 import fastsac.envs  # noqa: F401  (sets MUJOCO_GL before dm_control is imported)
 from fastsac import report
 from fastsac.cli import main
-from fastsac.presets import preset_config
-from tests.fastsac.run_samples import write_run
+from tests.fastsac.run_samples import train_tiny, write_run
 
 SMALL = {"size": (64, 48), "fps": 5.0, "seconds": 1.0}
 FILM = Path(__file__).parents[2] / "results" / "cartpole_swingup.gif"
@@ -34,18 +33,7 @@ MACHINE = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The directory of a tiny trained run of cartpole_balance."""
-    config = preset_config(
-        "cartpole_balance",
-        run_dir=str(tmp_path_factory.mktemp("report") / "run"),
-        num_envs=3,
-        total_steps=300,
-        learning_starts=150,
-        batch_size=32,
-        replay_capacity=400,
-        final_eval_episodes=1,
-        sac=fastsac.SACConfig(hidden_sizes=(16, 16)),
-    )
-    return fastsac.train(config).run_dir
+    return train_tiny(tmp_path_factory.mktemp("report") / "run")
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from fastsac.cli import main
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
 from fastsac.evaluation import evaluate_run
-from fastsac.presets import preset_config
 from fastsac.video import Shot, camera_number, record, steps_per_frame
 from fastsac.video_writers import Gif, Mp4
+from tests.fastsac.run_samples import train_tiny
 
 # Rendering takes 50 to 300 ms a frame on two busy cores, of any size: shadows cost most.
 SMALL = dict(size=(64, 48), fps=5.0, seconds=1.5)
@@ -27,18 +27,7 @@ SMALL = dict(size=(64, 48), fps=5.0, seconds=1.5)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The directory of a tiny trained run of cartpole_balance: a control step takes 10 ms."""
-    config = preset_config(
-        "cartpole_balance",
-        run_dir=str(tmp_path_factory.mktemp("video") / "run"),
-        num_envs=3,
-        total_steps=300,
-        learning_starts=150,
-        batch_size=32,
-        replay_capacity=400,
-        final_eval_episodes=1,
-        sac=fastsac.SACConfig(hidden_sizes=(16, 16)),
-    )
-    return fastsac.train(config).run_dir
+    return train_tiny(tmp_path_factory.mktemp("video") / "run")
 
 
 @pytest.fixture(scope="module")
