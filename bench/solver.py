@@ -77,10 +77,11 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
     generator = np.random.default_rng(0)
     actions = generator.uniform(-1, 1, (max(AFTER), WORLDS, suite.action_dim)).astype(np.float32)
     expected = _native_positions(suite, actions)
+    start = _start(suite)
     runs = {}
     for budget, solver in budgets(suite.task).items():
         task = dataclasses.replace(suite.task, solver=solver)
-        runs[budget] = _Mjx(dataclasses.replace(suite, task=task))
+        runs[budget] = _Mjx(dataclasses.replace(suite, task=task), start)
     errors = {k: np.abs(run.positions(actions) - expected).max(axis=2) for k, run in runs.items()}
     seconds = _seconds(runs, actions)
     for budget, solver in budgets(suite.task).items():
@@ -108,17 +109,22 @@ def _native_positions(suite: Suite, actions: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-class _Mjx:
-    """MJX's worlds at the same start, and their control step without resets: quick to compile."""
+def _start(suite: Suite) -> tuple[Any, Any]:
+    """Returns MJX's worlds at their start and their model fields, with the task's own budget."""
+    engine = MjxEngine(suite, WORLDS)
+    engine.reset(0, np.zeros(WORLDS, np.int64))
+    engine.close()
+    assert engine._worlds
+    return engine._worlds.data, engine._worlds.model_fields
 
-    def __init__(self, suite: Suite):
-        self._engine = MjxEngine(suite, WORLDS)
-        self._engine.reset(0, np.zeros(WORLDS, np.int64))
-        assert self._engine._worlds
-        self._start = self._engine._worlds.data
-        self._fields = self._engine._worlds.model_fields
-        self._step = jax.jit(jax.vmap(self._engine._control_step))
-        self._engine.close()
+
+class _Mjx:
+    """MJX's control step with a budget, from the same start, without resets: quick to compile."""
+
+    def __init__(self, suite: Suite, start: tuple[Any, Any]):
+        engine = MjxEngine(suite, WORLDS)
+        self._start, self._fields = start
+        self._step = jax.jit(jax.vmap(engine._control_step))
 
     def positions(self, actions: np.ndarray) -> np.ndarray:
         """Returns qpos (steps, B, nq) after each of the actions (steps, B, A)."""
