@@ -1,9 +1,9 @@
 """Timing that can be compared: interleaved repetitions, medians, and rows that say where."""
 
 import dataclasses
+import importlib.metadata
 import itertools
-import json
-import os
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,12 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.cli import Parser
-from fastsac.errors import ConfigError
+from fastsac.bench.footprint import Footprint, footprint
+from fastsac.errors import UserError
 from fastsac.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 _LIMITS = ("bytes", "flops")  # the units of cases that measure what the machine can do
+# What peers are made of; rows have the versions of those that are installed.
+_PEERS = (
+    *("envpool", "shimmy", "gymnasium", "stable-baselines3", "sbx-rl", "torchrl", "tensordict"),
+    *("brax", "playground", "warp-lang", "mujoco-warp"),
+)
+
+
+class Unavailable(UserError):
+    """A case cannot be timed on this machine; its row gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +38,8 @@ class Case:
         unit: what ``work`` counts; with the unit "bytes" or "flops" a case measures the most that
             the machine moves or computes, the limit of its group's other cases.
         open: a context that sets the case up and yields ``work``: a call of it does one
-            repetition, waits for the device, and returns how many units it did.
+            repetition, waits for the device, and returns how many units it did. Both may raise
+            Unavailable.
         group: cases of one group are timed side by side, groups one after another.
         baseline: the group's other cases are also given as multiples of this one.
         bytes: that a unit must move at least; None is not counted.
@@ -45,119 +55,135 @@ class Case:
     flops: int | None = None
 
 
-def run(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
+@dataclasses.dataclass
+class _Timed:
+    """A case with what was found out about it.
+
+    Attributes:
+        rates: units a second, one a repetition.
+        footprint: what its setting up cost.
+        unavailable: why it is not timed.
+    """
+
+    case: Case
+    rates: list[float] = dataclasses.field(default_factory=list)
+    footprint: Footprint = dataclasses.field(default_factory=Footprint)
+    unavailable: str | None = None
+
+    def is_limit(self, unit: str, precision: str | None) -> bool:
+        """Whether it measures the most of a unit that the machine does in a precision."""
+        case = self.case
+        return (
+            not self.unavailable and case.unit == unit and case.labels.get("precision") == precision
+        )
+
+
+def run(
+    cases: list[Case], repetitions: int, deadline: float = math.inf
+) -> Iterator[dict[str, Any]]:
     """Times the cases of each group side by side (A B A B ...), after one untimed round.
 
+    Args:
+        cases: those of a group one after another.
+        repetitions: rounds.
+        deadline: after this time.monotonic() no other group is begun.
+
     Yields:
-        A row a case: its labels, the median rate with quartiles, where its group has a baseline
-        the median of the rounds' ratios to it, where it counts bytes or flops the fraction of the
-        roofline, and the machine.
+        A row a case: its labels, the median rate with quartiles and all samples (the n-th samples
+        of a group are of one round), where its group has a baseline the median of the rounds'
+        ratios to it, where it counts bytes or flops the fraction of the roofline, what its setting
+        up cost, and the machine; or its labels and why it is "unavailable", and the machine.
     """
-    where = machine()
+    where = machine() | {"peers": _peers()}
     for _, group in itertools.groupby(cases, key=lambda case: case.group):
-        yield from ({**row, **where} for row in _run_group(list(group), repetitions))
+        timed = [_Timed(case) for case in group]
+        if time.monotonic() < deadline:
+            _time(timed, repetitions)
+        else:
+            for one in timed:
+                one.unavailable = "not begun: --max-seconds were over"
+        yield from ({**_row(one, timed), **where} for one in timed)
 
 
-def _run_group(cases: list[Case], repetitions: int) -> Iterator[dict[str, Any]]:
-    rates = _rates(cases, repetitions)
-    baseline = [sample for case, sample in zip(cases, rates, strict=True) if case.baseline]
-    for case, sample in zip(cases, rates, strict=True):
-        low, median, high = np.quantile(sample, [0.25, 0.5, 0.75])
-        comparable = bool(baseline) and case.unit not in _LIMITS
-        ratio = round(float(np.median(sample / baseline[0])), 3) if comparable else None
-        extra = {
-            "ratio": ratio,
-            "bytes": case.bytes,
-            "flops": case.flops,
-            "roofline": _roofline(case, sample, cases, rates),
-        }
-        yield {
-            **case.labels,
-            "unit": f"{case.unit}/s",
-            "median": round(float(median), 1),
-            "quartiles": [round(float(low), 1), round(float(high), 1)],
-            "repetitions": repetitions,
-            **{name: value for name, value in extra.items() if value is not None},
-        }
+def _peers() -> dict[str, str]:
+    found = {}
+    for name in _PEERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
-def _rates(cases: list[Case], repetitions: int) -> np.ndarray:
-    """Times the cases in turn; units per second (case, repetition)."""
-    rates = np.empty((len(cases), repetitions))
+def _time(group: list[_Timed], repetitions: int) -> None:
+    """Sets the cases up and times them in turn; a case that fails with Unavailable says so."""
     with ExitStack() as stack:
-        works = [stack.enter_context(case.open()) for case in cases]
-        for work in works:
-            work()
-        for repetition in range(repetitions):
-            for i, work in enumerate(works):
+        works = {}
+        for one in group:
+            try:
+                with footprint(one.footprint):
+                    works[id(one)] = stack.enter_context(one.case.open())
+                    works[id(one)]()
+            except Unavailable as error:
+                one.unavailable = str(error)
+        for _ in range(repetitions):
+            for one in group:
+                if one.unavailable:
+                    continue
                 start = time.perf_counter()
-                count = work()
-                rates[i, repetition] = count / (time.perf_counter() - start)
-    return rates
+                try:
+                    count = works[id(one)]()
+                except Unavailable as error:
+                    one.unavailable = str(error)
+                    continue
+                one.rates.append(count / (time.perf_counter() - start))
 
 
-def _roofline(case: Case, sample: np.ndarray, cases: list[Case], rates: np.ndarray) -> float | None:
+def _row(one: _Timed, group: list[_Timed]) -> dict[str, Any]:
+    case = one.case
+    row = {**case.labels, "unit": f"{case.unit}/s", "group": case.group}
+    if one.unavailable:
+        return row | {"unavailable": one.unavailable}
+    sample = np.array(one.rates)
+    low, median, high = np.quantile(sample, [0.25, 0.5, 0.75])
+    baselines = [np.array(other.rates) for other in group if _is_baseline(other)]
+    comparable = bool(baselines) and case.unit not in _LIMITS
+    extra = {
+        "ratio": round(float(np.median(sample / baselines[0])), 3) if comparable else None,
+        "bytes": case.bytes,
+        "flops": case.flops,
+        "roofline": _roofline(one, group),
+    }
+    return {
+        **row,
+        "median": round(float(median), 1),
+        "quartiles": [round(float(low), 1), round(float(high), 1)],
+        "samples": [round(float(rate), 1) for rate in sample],
+        **{name: value for name, value in extra.items() if value is not None},
+        **one.footprint.row(),
+    }
+
+
+def _is_baseline(one: _Timed) -> bool:
+    return one.case.baseline and not one.unavailable
+
+
+def _roofline(one: _Timed, group: list[_Timed]) -> float | None:
     """The least time a unit needs by its group's limits, as a fraction of the time it takes.
 
     The median over the rounds; None where nothing is counted or a limit was not timed.
     """
-    counted = {"bytes": case.bytes, "flops": case.flops}
+    counted = {"bytes": one.case.bytes, "flops": one.case.flops}
+    precision = one.case.labels.get("precision")
     least = []
     for unit, count in counted.items():
         if count is None:
             continue
-        limits = [
-            rate
-            for other, rate in zip(cases, rates, strict=True)
-            if other.unit == unit and other.labels.get("precision") == case.labels.get("precision")
-        ]
+        limits = [other.rates for other in group if other.is_limit(unit, precision)]
         if not limits:
             return None
-        least.append(count / limits[0])
-    return round(float(np.median(np.max(least, axis=0) * sample)), 3) if least else None
-
-
-def main(args: list[str]) -> None:
-    """Runs ``fastsac bench``."""
-    from fastsac.bench import envpool, envs, kernels, learner, learning, sbx
-
-    if args[:1] == ["learning"]:  # trains, so it has flags of its own
-        learning.main(args[1:])
-        return
-    levels = {
-        "envs": envs.cases,
-        "learner": learner.cases,
-        "envpool": envpool.cases,
-        "kernels": kernels.cases,
-        "sbx": sbx.cases,
-    }
-    usual = ("envs", "learner", "kernels")  # the others need somebody else's package
-    parser = Parser(prog="fastsac bench", description="Measures this machine.")
-    parser.add_argument(
-        "levels",
-        nargs="*",
-        metavar="LEVEL",
-        help=f"of {', '.join(levels)} (by default {', '.join(usual)}); or learning, "
-        "alone: fastsac bench learning --help",
-    )
-    parser.add_argument("--only", metavar="LABEL", help="cases with this among their labels")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
-    parsed = parser.parse_args(args)
-    if parsed.json and not os.path.isdir(parsed.json.parent):  # before it is measured for minutes
-        raise ConfigError(f"cannot write --json {parsed.json}: its directory is not there")
-    if unknown := set(parsed.levels) - set(levels):
-        known = f"{', '.join(levels)}, and learning alone"
-        raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")
-    for level in parsed.levels or usual:
-        cases = [c for c in levels[level]() if parsed.only in (None, *map(str, c.labels.values()))]
-        if not cases:
-            raise ConfigError(f"no case of {level} has the label {parsed.only!r}")
-        for row in run(cases, repetitions=3 if parsed.quick else 15):
-            print(_line(level, row), flush=True)
-            if parsed.json:
-                with parsed.json.open("a") as file:
-                    file.write(json.dumps({"level": level, **row}) + "\n")
+        least.append(count / np.array(limits[0]))
+    return round(float(np.median(np.max(least, axis=0) * one.rates)), 3) if least else None
 
 
 @contextmanager
@@ -167,15 +193,3 @@ def closing(work: Callable[[], int], close: Callable[[], None]) -> Iterator[Call
         yield work
     finally:
         close()
-
-
-def _line(level: str, row: dict[str, Any]) -> str:
-    labels = [str(v) for v in list(row.values())[: list(row).index("unit")]]
-    low, high = row["quartiles"]
-    ratio = f" {row['ratio']:.2f}x" if "ratio" in row else ""
-    roofline = f" {row['roofline']:.1%} of the roofline" if "roofline" in row else ""
-    return (
-        f"{level:8} {' '.join(f'{label:>18}' for label in labels)} "
-        f"{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f})"
-        f"{ratio}{roofline}"
-    )

@@ -48,9 +48,10 @@ class _Operation:
         return f"{self.kernel} {self.size}"
 
 
-def cases() -> list[Case]:
-    """Each kernel at a size of training and at one that fills the device."""
-    return [case for operation in _operations() for case in _cases(operation)]
+def cases(quick: bool) -> list[Case]:
+    """Each kernel at a size of training and, if not quick, at one that fills the device."""
+    operations = _operations()[:: 2 if quick else 1]
+    return [case for operation in operations for case in _cases(operation)]
 
 
 def _operations() -> list[_Operation]:

@@ -1,16 +1,18 @@
-"""Gradient updates per second of SAC, replay sampling included, beside plain torch's."""
+"""Level 2: gradient updates per second of SAC, replay sampling included, beside peers'.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+"eager", "compile" and "compile+graph" are the same algorithm as a single file of plain torch; the
+other peers are packages. A case that takes many updates a call may be one program of them.
+"""
+
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, get_args
 
 import torch
 
 from fastsac import SAC, ReplayBuffer, SACConfig
-from fastsac.bench import device
+from fastsac.bench import device, peers
 from fastsac.bench.harness import Case
-from fastsac.bench.plain_sac import PlainSAC, Sampled
 from fastsac.config import Precision
 from fastsac.flat import cpu_multiplies_bf16
 
@@ -22,15 +24,15 @@ GPU_SIZES = (*SIZES, (8192, 512))
 TRANSITIONS = 100_000
 
 
-def updates_per_call() -> int:
-    """What a call of ``learn`` does: on a GPU a graph of the updates that 64 worlds ask for."""
-    return 64 if torch.cuda.is_available() else 8
+# The paper's setting, and a call for the updates that 64 worlds ask for, on a GPU one graph.
+UPDATES_PER_CALL = (1, 64)
+_PACKAGES = {"sb3": (1,), "sbx": (1, 64), "torchrl": (1,)}  # the updates a call of each
 
 
-def cases() -> list[Case]:
-    """Batch size by width, on the GPU where there is one."""
+def cases(quick: bool) -> list[Case]:
+    """Batch size by width, on the GPU where there is one; the packages beside the paper's."""
     sizes = GPU_SIZES if torch.cuda.is_available() else SIZES
-    return [case for batch, width in sizes for case in _cases(batch, width)]
+    return [case for batch, width in sizes[: 1 if quick else None] for case in _cases(batch, width)]
 
 
 def _cases(batch: int, width: int) -> list[Case]:
@@ -48,31 +50,39 @@ def _cases(batch: int, width: int) -> list[Case]:
     ]
     return limits + [
         Case(
-            labels={**labels, "variant": variant, "precision": precision},
+            labels={
+                **labels,
+                "variant": variant,
+                "precision": precision,
+                "updates_per_call": updates,
+            },
             unit="updates",
             open=open_case,
             group=group,
-            baseline=variant == "eager",
+            baseline=(variant, precision, updates) == ("ours", "float32", UPDATES_PER_CALL[0]),
             flops=update_flops(batch, width),
         )
-        for variant, precision, open_case in _variants(batch, width)
+        for variant, precision, updates, open_case in _variants(batch, width)
     ]
 
 
-def _variants(batch: int, width: int) -> list[tuple[str, Precision, Any]]:
-    plain = partial(_open_plain, batch, width)
-    variants: list[tuple[str, Precision, Any]] = [
-        ("eager", "float32", partial(plain, "float32", compiled=False)),
-        ("compile", "float32", partial(plain, "float32", compiled=True)),
-    ]
+def _variants(batch: int, width: int) -> Iterator[tuple[str, Precision, int, Any]]:
+    for updates in UPDATES_PER_CALL:
+        for precision in _precisions() if updates > 1 else _precisions()[:1]:
+            yield "ours", precision, updates, partial(open_ours, batch, width, updates, precision)
+    plain = partial(peers.opened, "plain_sac", "open_learner", batch, width, 1)
+    yield "eager", "float32", 1, partial(plain, "eager")
+    yield "compile", "float32", 1, partial(plain, "compile")
     for precision in _precisions():
         if torch.cuda.is_available():
-            opened = partial(plain, precision, compiled=True, graph=True)
-            variants.append(("compile+graph", precision, opened))
+            yield "compile+graph", precision, 1, partial(plain, "compile+graph", precision)
         elif precision != "float32":
-            variants.append(("compile", precision, partial(plain, precision, compiled=True)))
-        variants.append(("ours", precision, partial(open_ours, batch, width, precision)))
-    return variants
+            yield "compile", precision, 1, partial(plain, "compile", precision)
+    if (batch, width) == SIZES[0]:
+        for package, calls in _PACKAGES.items():
+            for updates in calls:
+                opened = partial(peers.opened, package, "open_learner")
+                yield package, "float32", updates, partial(opened, batch, width, updates)
 
 
 def _precisions() -> list[Precision]:
@@ -110,23 +120,11 @@ def transitions() -> list[torch.Tensor]:
     ]
 
 
-def open_ours(
-    batch: int, width: int, precision: Precision = "float32", updates: int | None = None
-) -> Any:
+def open_ours(batch: int, width: int, updates: int, precision: Precision = "float32") -> Any:
     """Opens fastsac's learner, so many updates a call."""
-    where, updates = device.device_type(), updates or updates_per_call()
+    where = device.device_type()
     config = SACConfig(hidden_sizes=(width, width), precision=precision)
     agent = SAC(OBS_DIM, ACTION_DIM, config, where)
     replay = ReplayBuffer(TRANSITIONS, OBS_DIM, ACTION_DIM, where)
     replay.add(*transitions())
     return device.repeated(partial(agent.learn, replay, batch, updates), updates)
-
-
-@contextmanager
-def _open_plain(
-    batch: int, width: int, precision: Precision, compiled: bool, graph: bool = False
-) -> Iterator[Callable[[], int]]:
-    with device.compiling() if compiled else nullcontext():
-        agent = PlainSAC(OBS_DIM, ACTION_DIM, width, device.device_type(), compiled, precision)
-        with device.repeated(Sampled(agent, transitions(), batch, graph)) as work:
-            yield work

@@ -278,7 +278,7 @@ def _tasks(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    from fastsac.bench.harness import main as bench
+    from fastsac.bench.command import main as bench
 
     bench(args)
 

@@ -74,7 +74,7 @@ def _run(config: TrainConfig, resumed: Path | None) -> TrainResult:
     try:
         with TrainingRun(config, resumed) as run:
             with StopSignals() as signals:
-                _train_loop(config, run, signals)
+                train_loop(config, run, signals)
                 run.save_last(signals.received)
             signals.raise_received()
             return run.finish()
@@ -84,7 +84,7 @@ def _run(config: TrainConfig, resumed: Path | None) -> TrainResult:
         raise
 
 
-def _train_loop(config: TrainConfig, run: TrainingRun, signals: StopSignals) -> None:
+def train_loop(config: TrainConfig, run: TrainingRun, signals: StopSignals) -> None:
     """Algorithm 1 of arXiv 1812.05905, with num_envs worlds."""
     state = run.state
     env, agent = state.env, state.agent

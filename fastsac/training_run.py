@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
+from typing import Self
 
 import torch
 
@@ -116,7 +117,7 @@ class TrainingRun:
             f"fastsac: {how}, learner on {self.state.env.device}, {whither} {self.path}"
         )
 
-    def __enter__(self) -> "TrainingRun":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

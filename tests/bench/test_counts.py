@@ -14,7 +14,7 @@ import fastsac
 from fastsac.interruption import StopSignals
 from fastsac.presets import preset_config
 from fastsac.replay import row_bytes
-from fastsac.training import _train_loop
+from fastsac.training import train_loop
 from fastsac.training_state import TrainingState
 
 OBS, ACT = 17, 6
@@ -102,6 +102,6 @@ def test_operations_a_vector_step():
     state.start()
     with Operations() as operations, StopSignals() as signals:
         run = Steps(state, operations)
-        _train_loop(config, run, signals)
+        train_loop(config, run, signals)
     state.close()
     assert run.after[-1] - run.after[-2] <= 132, operations.count.most_common()

@@ -48,7 +48,7 @@ def goes_on(run):
         resume(copied, total_steps=60)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastsac.training._train_loop", loaded)
+        patch.setattr("fastsac.training.train_loop", loaded)
         yield call
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import fastsac
 from fastsac import SAC, SACConfig, TrainConfig, checkpoint, run_directory
-from fastsac.bench import harness, learning
+from fastsac.bench import command, learning
 from fastsac.cli import main
 from fastsac.errors import UserError
 from fastsac.memory_plan import require_worlds
@@ -43,7 +43,7 @@ FLAGS = {
     "report": ["-o", "--no-video"],
     "tasks": [],
     "doctor": [],
-    "bench": ["--only", "--quick", "--json"],
+    "bench": ["--only", "--quick", "--json", "--max-seconds"],
 }
 ARGUMENTS = {
     "eval": PATHS, "video": PATHS, "export": PATHS, "plot": PATHS, "report": PATHS,
@@ -77,9 +77,9 @@ class Recorder:
         assert type(seed) is int and 0 <= seed < 2**32
         raise Reached("it would run")
 
-    def bench(self, cases, repetitions):
+    def bench(self, cases, repetitions, deadline):
         self.calls += 1
-        assert cases and repetitions in (3, 15)
+        assert repetitions in (5, 15) and deadline > 0
         return []
 
     def experiment(self, runs, jobs, threads):
@@ -132,7 +132,7 @@ def place(tmp_path_factory):
             "fastsac.video.in_dm_control",
             lambda p, task, n, seed, _: recorder.evaluate(p, task, n, seed),
         )
-        patch.setattr(harness, "run", recorder.bench)
+        patch.setattr(command, "run", recorder.bench)
         patch.setattr(learning, "train_all", recorder.experiment)
         yield top, recorder
     assert os.getcwd() == before

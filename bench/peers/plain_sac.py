@@ -2,14 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsac.bench.device import captured
+from fastsac.bench import device, learner
 from fastsac.config import Precision
 from fastsac.flat import float32_matmuls
 
@@ -179,7 +180,7 @@ class Sampled:
         self._update: Callable[[], Any] = lambda: agent.update(self._batch)
         if graph:
             with float32_matmuls(agent.precision):
-                self._update = captured(self._update)
+                self._update = device.captured(self._update)
 
     def __call__(self) -> None:
         """Draws a batch and updates."""
@@ -188,3 +189,18 @@ class Sampled:
         for x, part in zip(self._transitions, self._batch, strict=True):
             torch.index_select(x, 0, index, out=part)
         self._update()
+
+
+@contextmanager
+def open_learner(
+    batch: int, width: int, updates: int, variant: str, precision: Precision = "float32"
+) -> Iterator[Callable[[], int]]:
+    """Opens it as "eager", "compile" or "compile+graph"; a call is one update."""
+    assert updates == 1
+    compiled = variant != "eager"
+    where = device.device_type()
+    with device.compiling() if compiled else nullcontext():
+        agent = PlainSAC(learner.OBS_DIM, learner.ACTION_DIM, width, where, compiled, precision)
+        sampled = Sampled(agent, learner.transitions(), batch, variant == "compile+graph")
+        with device.repeated(sampled) as work:
+            yield work

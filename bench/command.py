@@ -1,0 +1,93 @@
+"""The ``fastsac bench`` command: runs levels and prints and keeps their rows."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from fastsac.bench import envs, kernels, learner, learning, train
+from fastsac.bench.harness import run
+from fastsac.cli import Parser
+from fastsac.errors import ConfigError
+
+_LEVELS = {
+    "learner": learner.cases,
+    "kernels": kernels.cases,
+    "train": train.cases,
+    "envs": envs.cases,
+}
+# The other commands, with flags of their own: fastsac bench NAME --help.
+_COMMANDS = {"learning": learning.main}
+_REPETITIONS, _QUICK_REPETITIONS = 15, 5
+
+
+def main(args: list[str]) -> None:
+    """Runs ``fastsac bench``."""
+    if args and args[0] in _COMMANDS:
+        _COMMANDS[args[0]](args[1:])
+        return
+    parsed = _parsed(args)
+    levels = parsed.levels or list(_LEVELS)
+    cases = {level: _cases(level, parsed.quick, parsed.only) for level in levels}
+    if not any(cases.values()):
+        raise ConfigError(f"no case of {', '.join(levels)} has the label {parsed.only!r}")
+    started = time.monotonic()
+    for i, level in enumerate(levels):
+        # Each level its share of what is left.
+        now = time.monotonic()
+        deadline = now + (started + parsed.max_seconds - now) / (len(levels) - i)
+        repetitions = _QUICK_REPETITIONS if parsed.quick else _REPETITIONS
+        for row in run(cases[level], repetitions, deadline):
+            print(_line(level, row), flush=True)
+            if parsed.json:
+                with parsed.json.open("a") as file:
+                    file.write(json.dumps({"level": level, **row}) + "\n")
+
+
+def _parsed(args: list[str]) -> Any:
+    parser = Parser(
+        prog="fastsac bench",
+        description="Measures this machine, beside the peers that are installed.",
+    )
+    parser.add_argument(
+        "levels",
+        nargs="*",
+        metavar="LEVEL",
+        help=f"of {', '.join(_LEVELS)} (all); or one of the commands {', '.join(_COMMANDS)} with "
+        "flags of their own",
+    )
+    parser.add_argument("--only", metavar="LABEL", help="cases with this among their labels")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and repetitions")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
+    parser.add_argument(
+        "--max-seconds", type=float, default=math.inf, help="begin nothing after them"
+    )
+    parsed = parser.parse_args(args)
+    if parsed.json and not os.path.isdir(parsed.json.parent):  # before it is measured for minutes
+        raise ConfigError(f"cannot write --json {parsed.json}: its directory is not there")
+    if unknown := set(parsed.levels) - set(_LEVELS):
+        known = f"{', '.join(_LEVELS)}, and alone {', '.join(_COMMANDS)}"
+        raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")
+    if not parsed.max_seconds > 0:
+        raise ConfigError(f"--max-seconds must be above 0, got {parsed.max_seconds}")
+    return parsed
+
+
+def _cases(level: str, quick: bool, only: str | None) -> list[Any]:
+    return [c for c in _LEVELS[level](quick) if only in (None, *map(str, c.labels.values()))]
+
+
+def _line(level: str, row: dict[str, Any]) -> str:
+    labels = [str(v) for v in list(row.values())[: list(row).index("unit")]]
+    start = f"{level:8} {' '.join(f'{label:>18}' for label in labels)} "
+    if "unavailable" in row:
+        return f"{start}unavailable: {row['unavailable']}"
+    low, high = row["quartiles"]
+    ratio = f" {row['ratio']:.2f}x" if "ratio" in row else ""
+    roofline = f" {row['roofline']:.1%} of the roofline" if "roofline" in row else ""
+    return (
+        f"{start}{row['median']:>12,.0f} {row['unit']} (quartiles {low:,.0f} - {high:,.0f})"
+        f"{ratio}{roofline}"
+    )

@@ -1,0 +1,63 @@
+"""Vector steps to time: random actions, after the worlds are where those bring them."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastsac.bench.harness import closing
+
+# Steps before the timing, so that the worlds are where random actions bring them: fallen.
+SETTLE_STEPS = 50
+_MEASURED_STEPS = 10  # the last of those, which say how many fill a repetition
+_SECONDS_PER_REPETITION = 0.3
+_ACTIONS = 64  # that many different ones, over and over
+
+
+def random_actions(num_envs: int, action_dim: int, steps: int = _ACTIONS) -> torch.Tensor:
+    """Returns uniform actions (steps, B, A) in [-1, 1], the same for every engine and peer."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((steps, num_envs, action_dim), generator=generator) * 2 - 1
+
+
+def dm_control_actions(num_envs: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Returns the same actions (steps, B, A) in dm_control's own range, float64."""
+    actions = random_actions(num_envs, len(low)).numpy().astype(np.float64)
+    return low + (actions + 1) / 2 * (high - low)
+
+
+def stepped(
+    step: Callable[[Any], Any],
+    actions: Sequence[Any],
+    num_envs: int,
+    close: Callable[[], None],
+    wait: Callable[[], None] = lambda: None,
+) -> Any:
+    """Opens vector steps that fill a repetition, for Case.open.
+
+    Args:
+        step: a vector step.
+        actions: what it takes, in turn.
+        num_envs: control steps of a vector step.
+        close: called at the end.
+        wait: for a device that steps on its own.
+    """
+
+    def steps(count: int) -> int:
+        for i in range(count):
+            step(actions[i % len(actions)])
+        wait()
+        return count * num_envs
+
+    try:
+        steps(SETTLE_STEPS - _MEASURED_STEPS)
+        start = time.perf_counter()
+        steps(_MEASURED_STEPS)
+        per_step = (time.perf_counter() - start) / _MEASURED_STEPS
+    except BaseException:
+        close()
+        raise
+    return closing(partial(steps, max(3, int(_SECONDS_PER_REPETITION / per_step))), close)
