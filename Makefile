@@ -8,6 +8,7 @@ UNINSTALLED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.types:$$PYTHONPATH
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 TASK ?= cartpole_swingup
 SECONDS ?= 400
+JSON ?= bench/results/gpu.jsonl
 ARGS ?=
 
 VENV := .venv
@@ -36,7 +37,7 @@ test-gpu: .types
 	$(UNINSTALLED) $(GPU_PYTHON) -m pytest -m gpu $(ARGS)
 
 bench-gpu: .types
-	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench --json bench/results/gpu.jsonl
+	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench --max-seconds 480 --json $(JSON) $(ARGS)
 
 learn-gpu: .types
 	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench learning $(TASK) --seeds 1 \

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fastsac.bench import envs, kernels, learner, learning, train
-from fastsac.bench.harness import run
+from fastsac.bench.harness import Case, run
 from fastsac.cli import Parser
 from fastsac.errors import ConfigError
 
@@ -21,6 +23,9 @@ _LEVELS = {
 # The other commands, with flags of their own: fastsac bench NAME --help.
 _COMMANDS = {"learning": learning.main}
 _REPETITIONS, _QUICK_REPETITIONS = 15, 5
+_QUICK_SECONDS = 240.0  # with the group and the training under way then, five minutes on two cores
+# Level 4 of --quick: a training that learns within a minute.
+_SHORT_TRAINING = ("cartpole_balance", "--preset cpu --total-steps 20000 --eval-every 5000")
 
 
 def main(args: list[str]) -> None:
@@ -33,17 +38,38 @@ def main(args: list[str]) -> None:
     cases = {level: _cases(level, parsed.quick, parsed.only) for level in levels}
     if not any(cases.values()):
         raise ConfigError(f"no case of {', '.join(levels)} has the label {parsed.only!r}")
-    started = time.monotonic()
-    for i, level in enumerate(levels):
-        # Each level its share of what is left.
+    for level, row in _rows(cases, parsed.quick, parsed.max_seconds):
+        print(_line(level, row), flush=True)
+        _keep(parsed.json, level, row)
+    if parsed.quick and not parsed.levels and not parsed.only:
+        _train_shortly(parsed.json)
+
+
+def _rows(
+    cases: dict[str, list[Case]], quick: bool, max_seconds: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields levels and rows; each level has its share of the seconds that are left."""
+    end = time.monotonic() + max_seconds
+    for i, level in enumerate(cases):
         now = time.monotonic()
-        deadline = now + (started + parsed.max_seconds - now) / (len(levels) - i)
-        repetitions = _QUICK_REPETITIONS if parsed.quick else _REPETITIONS
+        deadline = now + (end - now) / (len(cases) - i)
+        repetitions = _QUICK_REPETITIONS if quick else _REPETITIONS
         for row in run(cases[level], repetitions, deadline):
-            print(_line(level, row), flush=True)
-            if parsed.json:
-                with parsed.json.open("a") as file:
-                    file.write(json.dumps({"level": level, **row}) + "\n")
+            yield level, row
+
+
+def _keep(path: Path | None, level: str, row: dict[str, Any]) -> None:
+    if path:
+        with path.open("a") as file:
+            file.write(json.dumps({"level": level, **row}) + "\n")
+
+
+def _train_shortly(path: Path | None) -> None:
+    task, flags = _SHORT_TRAINING
+    with tempfile.TemporaryDirectory() as directory:
+        learning.main([task, "--setting", f"cpu={flags}", "--seeds", "1", "-o", directory])
+        for row in learning.recorded(Path(directory)):
+            _keep(path, "learning", row)
 
 
 def _parsed(args: list[str]) -> Any:
@@ -59,10 +85,16 @@ def _parsed(args: list[str]) -> Any:
         "flags of their own",
     )
     parser.add_argument("--only", metavar="LABEL", help="cases with this among their labels")
-    parser.add_argument("--quick", action="store_true", help="fewer cases and repetitions")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer cases and repetitions, and a short training: within 5 minutes on 2 cores",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parser.add_argument(
-        "--max-seconds", type=float, default=math.inf, help="begin nothing after them"
+        "--max-seconds",
+        type=float,
+        help=f"begin no group of cases after them (no limit; with --quick {_QUICK_SECONDS:g})",
     )
     parsed = parser.parse_args(args)
     if parsed.json and not os.path.isdir(parsed.json.parent):  # before it is measured for minutes
@@ -70,12 +102,14 @@ def _parsed(args: list[str]) -> Any:
     if unknown := set(parsed.levels) - set(_LEVELS):
         known = f"{', '.join(_LEVELS)}, and alone {', '.join(_COMMANDS)}"
         raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")
+    if parsed.max_seconds is None:
+        parsed.max_seconds = _QUICK_SECONDS if parsed.quick else math.inf
     if not parsed.max_seconds > 0:
         raise ConfigError(f"--max-seconds must be above 0, got {parsed.max_seconds}")
     return parsed
 
 
-def _cases(level: str, quick: bool, only: str | None) -> list[Any]:
+def _cases(level: str, quick: bool, only: str | None) -> list[Case]:
     return [c for c in _LEVELS[level](quick) if only in (None, *map(str, c.labels.values()))]
 
 

@@ -60,15 +60,25 @@ class _Timed:
     """A case with what was found out about it.
 
     Attributes:
+        work: what its open yielded.
         rates: units a second, one a repetition.
         footprint: what its setting up cost.
         unavailable: why it is not timed.
     """
 
     case: Case
+    work: Callable[[], int] = lambda: 0
     rates: list[float] = dataclasses.field(default_factory=list)
     footprint: Footprint = dataclasses.field(default_factory=Footprint)
     unavailable: str | None = None
+
+    @contextmanager
+    def unavailable_if_so_raised(self) -> Iterator[None]:
+        """Takes an Unavailable raised within for the reason."""
+        try:
+            yield
+        except Unavailable as error:
+            self.unavailable = str(error)
 
     def is_limit(self, unit: str, precision: str | None) -> bool:
         """Whether it measures the most of a unit that the machine does in a precision."""
@@ -86,7 +96,7 @@ def run(
     Args:
         cases: those of a group one after another.
         repetitions: rounds.
-        deadline: after this time.monotonic() no other group is begun.
+        deadline: after this time.monotonic() no other case is set up.
 
     Yields:
         A row a case: its labels, the median rate with quartiles and all samples (the n-th samples
@@ -97,11 +107,7 @@ def run(
     where = machine() | {"peers": _peers()}
     for _, group in itertools.groupby(cases, key=lambda case: case.group):
         timed = [_Timed(case) for case in group]
-        if time.monotonic() < deadline:
-            _time(timed, repetitions)
-        else:
-            for one in timed:
-                one.unavailable = "not begun: --max-seconds were over"
+        _time(timed, repetitions, deadline)
         yield from ({**_row(one, timed), **where} for one in timed)
 
 
@@ -115,28 +121,23 @@ def _peers() -> dict[str, str]:
     return found
 
 
-def _time(group: list[_Timed], repetitions: int) -> None:
+def _time(group: list[_Timed], repetitions: int, deadline: float) -> None:
     """Sets the cases up and times them in turn; a case that fails with Unavailable says so."""
     with ExitStack() as stack:
-        works = {}
         for one in group:
-            try:
-                with footprint(one.footprint):
-                    works[id(one)] = stack.enter_context(one.case.open())
-                    works[id(one)]()
-            except Unavailable as error:
-                one.unavailable = str(error)
+            if time.monotonic() > deadline:
+                one.unavailable = "not begun: its share of --max-seconds was over"
+                continue
+            with one.unavailable_if_so_raised(), footprint(one.footprint):
+                one.work = stack.enter_context(one.case.open())
+                one.work()
         for _ in range(repetitions):
             for one in group:
-                if one.unavailable:
-                    continue
-                start = time.perf_counter()
-                try:
-                    count = works[id(one)]()
-                except Unavailable as error:
-                    one.unavailable = str(error)
-                    continue
-                one.rates.append(count / (time.perf_counter() - start))
+                if not one.unavailable:
+                    with one.unavailable_if_so_raised():
+                        start = time.perf_counter()
+                        count = one.work()
+                        one.rates.append(count / (time.perf_counter() - start))
 
 
 def _row(one: _Timed, group: list[_Timed]) -> dict[str, Any]:
