@@ -27,7 +27,8 @@ commands:
   runs [DIR]   the runs below a directory, and how far they are
   report RUN...  one page about runs: curves, films, settings, machine
   tasks        the tasks, with their sizes and engines
-  bench LEVEL  measure this machine: envs, learner, kernels; envpool or sbx beside ours
+  bench        measure this machine beside other packages: --quick takes five minutes;
+               bench compare A.json B.json says what is faster in B
   doctor       what works on this machine, and what to install for the rest
 
 fastsac COMMAND --help lists a command's flags.
