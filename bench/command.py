@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastsac.bench import envs, kernels, learner, learning, train
+from fastsac.bench import compare, envs, kernels, learner, learning, page, train
 from fastsac.bench.harness import Case, run
 from fastsac.cli import Parser
 from fastsac.errors import ConfigError
@@ -21,8 +21,8 @@ _LEVELS = {
     "envs": envs.cases,
 }
 # The other commands, with flags of their own: fastsac bench NAME --help.
-_COMMANDS = {"learning": learning.main}
-_REPETITIONS, _QUICK_REPETITIONS = 15, 5
+_COMMANDS = {"learning": learning.main, "compare": compare.main, "page": page.main}
+_REPETITIONS, _QUICK_REPETITIONS = 9, 5
 _QUICK_SECONDS = 240.0  # with the group and the training under way then, five minutes on two cores
 # Level 4 of --quick: a training that learns within a minute.
 _SHORT_TRAINING = ("cartpole_balance", "--preset cpu --total-steps 20000 --eval-every 5000")

@@ -157,12 +157,16 @@ def _row(one: _Timed, group: list[_Timed]) -> dict[str, Any]:
     }
     return {
         **row,
-        "median": round(float(median), 1),
-        "quartiles": [round(float(low), 1), round(float(high), 1)],
-        "samples": [round(float(rate), 1) for rate in sample],
+        "median": _rounded(median),
+        "quartiles": [_rounded(low), _rounded(high)],
+        "samples": [_rounded(rate) for rate in sample],
         **{name: value for name, value in extra.items() if value is not None},
         **one.footprint.row(),
     }
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.5g}")
 
 
 def _is_baseline(one: _Timed) -> bool:

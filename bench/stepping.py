@@ -1,4 +1,4 @@
-"""Vector steps to time: random actions, after the worlds are where those bring them."""
+"""Steps to time: of worlds by random actions, where those bring them, and of trainings."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +14,8 @@ from fastsac.bench.harness import closing
 SETTLE_STEPS = 50
 _MEASURED_STEPS = 10  # the last of those, which say how many fill a repetition
 _SECONDS_PER_REPETITION = 0.3
+_TRAINED_STEPS = 20  # before the timing of a training, and those which say how many to time
+_SECONDS_OF_TRAINING = 0.5
 _ACTIONS = 64  # that many different ones, over and over
 
 
@@ -61,3 +63,17 @@ def stepped(
         close()
         raise
     return closing(partial(steps, max(3, int(_SECONDS_PER_REPETITION / per_step))), close)
+
+
+def trained(advance: Callable[[int], int]) -> Callable[[], int]:
+    """Returns work that trains for about a repetition's time.
+
+    Args:
+        advance: trains for so many vector steps, waits for the device, and returns how many
+            environment steps those were.
+    """
+    advance(_TRAINED_STEPS)
+    start = time.perf_counter()
+    advance(_TRAINED_STEPS)
+    per_step = (time.perf_counter() - start) / _TRAINED_STEPS
+    return partial(advance, max(1, int(_SECONDS_OF_TRAINING / per_step)))

@@ -10,9 +10,8 @@ than the whole they ran at once.
 import dataclasses
 import io
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from fastsac.bench import peers
 from fastsac.bench.envs import open_ours as open_physics
 from fastsac.bench.harness import Case
+from fastsac.bench.stepping import trained
 from fastsac.config import TrainConfig
 from fastsac.interruption import StopSignals
 from fastsac.presets import preset_config
@@ -30,8 +30,6 @@ from fastsac.training_run import TrainingRun
 
 _ENDLESS = 1 << 40
 _CAPACITY = 100_000  # transitions: enough to draw from, and less memory than a run's
-_WARM_UP_STEPS = 20  # vector steps with updates, before the timing
-_SECONDS_PER_REPETITION = 0.5
 
 
 def cases(quick: bool) -> list[Case]:
@@ -52,12 +50,15 @@ def _split(task: str, preset: str, quick: bool) -> Iterator[Case]:
         "learner": partial(_open_part, config, _learn),
         "transfer": partial(_open_part, config, _transfer),
     }
-    # As MJX is for tests on a CPU: there with humanoid's worlds it can wait for itself for ever.
+    # MJX is for tests on a CPU: there with humanoid's worlds it can wait for itself for ever.
     if torch.cuda.is_available() or (task != "humanoid_walk" and not quick):
-        opened |= {
-            name: partial(peers.opened, "brax_sac", "open_training", task, impl=impl)
-            for name, impl in (("brax", "jax"), ("brax-warp", "warp"))
+        same = {
+            "num_envs": config.num_envs,
+            "batch_size": config.batch_size,
+            "grad_updates_per_step": config.updates_per_vector_step,
         }
+        brax = partial(peers.opened, "brax_sac", "open_training", task, **same)
+        opened |= {"brax": partial(brax, impl="jax"), "brax-warp": partial(brax, impl="warp")}
     return _group(config, opened)
 
 
@@ -103,7 +104,7 @@ class _Loop(TrainingRun):
         """Trains for so many vector steps and returns the environment steps."""
         self._left = count
         self.finished = False
-        with StopSignals() as signals, redirect_stdout(io.StringIO()):
+        with StopSignals() as signals, redirect_stderr(io.StringIO()):
             train_loop(self.config, self, signals)
         signals.raise_received()
         return count * self.config.num_envs
@@ -121,24 +122,16 @@ def _started(config: TrainConfig) -> Iterator[_Loop]:
     with ExitStack() as opened:
         parent = opened.enter_context(tempfile.TemporaryDirectory())
         config = dataclasses.replace(config, run_dir=str(Path(parent) / "run"))
-        with redirect_stdout(io.StringIO()):
+        with redirect_stderr(io.StringIO()):
             run = opened.enter_context(_Loop(config))
-        run.advance(-(-config.learning_starts // config.num_envs) + _WARM_UP_STEPS)
+        run.advance(-(-config.learning_starts // config.num_envs) + config.n_step)
         yield run
-
-
-def _repeated(call: Callable[[int], int]) -> Callable[[], int]:
-    """Returns what does vector steps by their number for about a repetition's time."""
-    start = time.perf_counter()
-    call(_WARM_UP_STEPS)
-    per_step = (time.perf_counter() - start) / _WARM_UP_STEPS
-    return partial(call, max(1, int(_SECONDS_PER_REPETITION / per_step)))
 
 
 @contextmanager
 def _open_loop(config: TrainConfig) -> Iterator[Callable[[], int]]:
     with _started(config) as run:
-        yield _repeated(run.advance)
+        yield trained(run.advance)
 
 
 @contextmanager
@@ -152,7 +145,7 @@ def _open_part(config: TrainConfig, part: Callable[[_Loop], None]) -> Iterator[C
                 torch.cuda.synchronize()
             return count * config.num_envs
 
-        yield _repeated(advance)
+        yield trained(advance)
 
 
 def _learn(run: _Loop) -> None:

@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsac.bench import device, learner
+from fastsac.bench import device, learner, stepping
 from fastsac.config import Precision
 from fastsac.flat import float32_matmuls
 
 _GAMMA, _TAU, _LEARNING_RATE = 0.99, 0.005, 3e-4
 _LOG_STD_MIN, _LOG_STD_MAX = -20.0, 2.0
+_BATCH_SIZE, _WIDTH = 256, 256  # the paper's, of open_training
+_RANDOM_STEPS = 100  # before the first update
 
 
 class _Actor(nn.Module):
@@ -61,7 +64,7 @@ class PlainSAC:
         action_dim: length of an action.
         width: of both hidden layers.
         device: cpu or cuda.
-        compiled: torch.compile for the three parts of an update, optimizers included.
+        compiled: torch.compile for acting and the three parts of an update, optimizers included.
         precision: of the matmuls; bf16 by autocast.
     """
 
@@ -105,7 +108,14 @@ class PlainSAC:
             self._update_actor,
             self._update_targets,
         ]
+        self._policy = torch.compile(self.actor, dynamic=False) if compiled else self.actor
         self._parts = [torch.compile(f, dynamic=False) if compiled else f for f in parts]
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Returns an action (A,) drawn for an observation (obs_dim,)."""
+        action, _ = self._policy(torch.as_tensor(obs, device=self.device)[None])
+        return action[0].cpu().numpy()
 
     def update(self, batch: list[torch.Tensor]) -> None:
         """One gradient step on critics, actor and temperature, then the Polyak update.
@@ -170,12 +180,16 @@ class Sampled:
         batch_size: B.
         graph: one CUDA graph an update, drawing the batch outside of it (LeanRL's recipe, with
             torch.compile).
+
+    Attributes:
+        filled: of the C transitions those to draw from, the first ones.
     """
 
     def __init__(
         self, agent: PlainSAC, transitions: list[torch.Tensor], batch_size: int, graph: bool = False
     ):
         self._transitions, self._batch_size = transitions, batch_size
+        self.filled = transitions[0].shape[0]
         self._batch = [x[:batch_size].clone() for x in transitions]
         self._update: Callable[[], Any] = lambda: agent.update(self._batch)
         if graph:
@@ -184,8 +198,8 @@ class Sampled:
 
     def __call__(self) -> None:
         """Draws a batch and updates."""
-        capacity, device = self._transitions[0].shape[0], self._transitions[0].device
-        index = torch.randint(capacity, (self._batch_size,), device=device)
+        device = self._transitions[0].device
+        index = torch.randint(self.filled, (self._batch_size,), device=device)
         for x, part in zip(self._transitions, self._batch, strict=True):
             torch.index_select(x, 0, index, out=part)
         self._update()
@@ -204,3 +218,61 @@ def open_learner(
         sampled = Sampled(agent, learner.transitions(), batch, variant == "compile+graph")
         with device.repeated(sampled) as work:
             yield work
+
+
+class Loop:
+    """A loop as CleanRL's in one world: a step, its transition stored, an update.
+
+    Args:
+        env: a gymnasium.Env with flat observations and actions in [-1, 1].
+        agent: what acts and learns.
+    """
+
+    def __init__(self, env: Any, agent: PlainSAC):
+        self._env, self._agent = env, agent
+        self._obs, _ = env.reset()
+        obs, action = self._obs.shape, env.action_space.shape
+        self._replay = [
+            torch.zeros((learner.TRANSITIONS, *shape), device=agent.device)
+            for shape in (obs, action, (), (), obs)
+        ]
+        self._sampled = Sampled(agent, self._replay, _BATCH_SIZE)
+        self._stored = 0
+        generator = np.random.default_rng(0)
+        for _ in range(_RANDOM_STEPS):
+            self._step(generator.uniform(-1, 1, action).astype(np.float32))
+
+    def advance(self, steps: int) -> int:
+        """Acts and learns for so many environment steps, and returns them."""
+        for _ in range(steps):
+            self._step(self._agent.act(self._obs))
+            self._sampled()
+        if self._agent.device == "cuda":
+            torch.cuda.synchronize()
+        return steps
+
+    def _step(self, action: np.ndarray) -> None:
+        next_obs, reward, terminated, truncated, _ = self._env.step(action)
+        row = self._stored % learner.TRANSITIONS
+        transition = (self._obs, action, reward, terminated, next_obs)
+        for x, value in zip(self._replay, transition, strict=True):
+            x[row] = torch.as_tensor(value)
+        self._stored += 1
+        self._sampled.filled = min(self._stored, learner.TRANSITIONS)
+        self._obs = self._env.reset()[0] if terminated or truncated else next_obs
+
+
+@contextmanager
+def open_training(task: str, variant: str) -> Iterator[Callable[[], int]]:
+    """Opens it as "eager" or "compile" in a world of dm_control's own."""
+    from fastsac.bench.peers import dm_control_env  # of packages that the learner does without
+
+    compiled = variant == "compile"
+    env = dm_control_env.maker(task)()
+    try:
+        sizes = env.observation_space.shape[0], env.action_space.shape[0]
+        with device.compiling() if compiled else nullcontext():
+            agent = PlainSAC(*sizes, _WIDTH, device.device_type(), compiled)
+            yield stepping.trained(Loop(env, agent).advance)
+    finally:
+        env.close()

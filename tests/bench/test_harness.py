@@ -56,7 +56,7 @@ def test_rounds_in_turn_medians_and_paired_ratios(clock):
     ]
     a, b = run(cases, 3)
     assert log == ["a", "b", "a", "b", "a", "b", "a", "b"]  # the first two warm up
-    assert a["samples"] == [10, 5, 2.5] and a["median"] == 5 and a["quartiles"] == [3.8, 7.5]
+    assert a["samples"] == [10, 5, 2.5] and a["median"] == 5 and a["quartiles"] == [3.75, 7.5]
     # Of the rounds 5 / 10, 5 / 5, 5 / 2.5: 1 in the median.
     assert b["samples"] == [5, 5, 5] and b["ratio"] == 1 and a["ratio"] == 1
     assert a["unit"] == "steps/s" and a["group"] == "g" and a["variant"] == "a"
