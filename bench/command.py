@@ -2,15 +2,16 @@
 
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastsac.bench import compare, envs, kernels, learner, learning, page, train
-from fastsac.bench.harness import Case, run
+from fastsac.bench.harness import NOT_BEGUN, Case, run
 from fastsac.cli import Parser
 from fastsac.errors import ConfigError
 
@@ -41,7 +42,7 @@ def main(args: list[str]) -> None:
     for level, row in _rows(cases, parsed.quick, parsed.max_seconds):
         print(_line(level, row), flush=True)
         _keep(parsed.json, level, row)
-    if parsed.quick and not parsed.levels and not parsed.only:
+    if parsed.quick and not (parsed.levels or parsed.only or torch.cuda.is_available()):
         _train_shortly(parsed.json)
 
 
@@ -59,7 +60,8 @@ def _rows(
 
 
 def _keep(path: Path | None, level: str, row: dict[str, Any]) -> None:
-    if path:
+    """Appends what was found out."""
+    if path and row.get("unavailable") != NOT_BEGUN:
         with path.open("a") as file:
             file.write(json.dumps({"level": level, **row}) + "\n")
 
@@ -88,17 +90,21 @@ def _parsed(args: list[str]) -> Any:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="fewer cases and repetitions, and a short training: within 5 minutes on 2 cores",
+        help="fewer cases and repetitions, and on a CPU a short training: 5 minutes on 2 cores",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON row a case")
     parser.add_argument(
         "--max-seconds",
         type=float,
-        help=f"begin no group of cases after them (no limit; with --quick {_QUICK_SECONDS:g})",
+        help=f"set up no case after them (no limit; with --quick {_QUICK_SECONDS:g}); each level "
+        "has its share, so name one to see all of it",
     )
     parsed = parser.parse_args(args)
-    if parsed.json and not os.path.isdir(parsed.json.parent):  # before it is measured for minutes
-        raise ConfigError(f"cannot write --json {parsed.json}: its directory is not there")
+    if parsed.json:
+        try:  # before it is measured for minutes
+            parsed.json.open("a").close()
+        except OSError as error:
+            raise ConfigError(f"cannot write --json {parsed.json}: {error.strerror}") from error
     if unknown := set(parsed.levels) - set(_LEVELS):
         known = f"{', '.join(_LEVELS)}, and alone {', '.join(_COMMANDS)}"
         raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import jax
 import torch
 
-from fastsac.bench.harness import Case
+from fastsac.bench.harness import Case, Unavailable
 from fastsac.config import Precision
 from fastsac.flat import float32_matmuls
 
@@ -22,6 +23,12 @@ _WARM_UP_CALLS = 5
 def device_type() -> str:
     """Returns cuda where there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_one() -> None:
+    """Raises Unavailable where JAX and torch are on different devices."""
+    if (jax.default_backend() != "cpu") != torch.cuda.is_available():
+        raise Unavailable(f"jax runs on {jax.default_backend()}, torch on {device_type()}")
 
 
 @contextmanager

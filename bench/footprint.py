@@ -1,6 +1,7 @@
 """What setting a case up costs: seconds, of them compiling for JAX, and memory."""
 
 import ctypes
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -47,7 +48,10 @@ def footprint(counted: Footprint) -> Iterator[None]:
         if event.startswith(_COMPILING):
             counted.compile_seconds += duration_secs
 
-    before, device_before = _forget_peak(), _device_bytes()
+    before = _forget_peak()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # now what is held
+    device_before = _device_bytes()
     jax.monitoring.register_event_duration_secs_listener(listen)
     start = time.perf_counter()
     try:
@@ -55,8 +59,9 @@ def footprint(counted: Footprint) -> Iterator[None]:
     finally:
         counted.seconds += time.perf_counter() - start
         jax.monitoring.unregister_event_duration_listener(listen)
-    if before is not None and (peak := _status("VmHWM")) is not None:
-        counted.memory = max(0, peak - before)
+    # Of a case with processes of its own this one's memory says nothing.
+    if before is not None and not multiprocessing.active_children():
+        counted.memory = max(0, (_status("VmHWM") or 0) - before)
     if device_before is not None and (after := _device_bytes()) is not None:
         counted.device_memory = sum(
             # JAX cannot forget its peak: below an earlier one, what is held now is all we know.
@@ -92,10 +97,9 @@ def _device_bytes() -> list[tuple[int, int]] | None:
     if not torch.cuda.is_available():
         return None
     torch.cuda.synchronize()
-    pairs = [(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())]
-    torch.cuda.reset_peak_memory_stats()
     stats = jax.devices()[0].memory_stats() or {}
-    return [*pairs, (stats.get("bytes_in_use", 0), stats.get("peak_bytes_in_use", 0))]
+    of_jax = stats.get("bytes_in_use", 0), stats.get("peak_bytes_in_use", 0)
+    return [(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()), of_jax]
 
 
 def _megabytes(size: int | None) -> float | None:

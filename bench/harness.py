@@ -1,9 +1,12 @@
 """Timing that can be compared: interleaved repetitions, medians, and rows that say where."""
 
 import dataclasses
+import datetime
+import functools
 import importlib.metadata
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastsac.bench.footprint import Footprint, footprint
-from fastsac.errors import UserError
+from fastsac.errors import UserError, says_out_of_memory
 from fastsac.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,6 +26,9 @@ _PEERS = (
     *("envpool", "shimmy", "gymnasium", "stable-baselines3", "sbx-rl", "torchrl", "tensordict"),
     *("brax", "playground", "warp-lang", "mujoco-warp"),
 )
+
+
+NOT_BEGUN = "not begun: its share of --max-seconds was over"
 
 
 class Unavailable(UserError):
@@ -35,8 +41,8 @@ class Case:
 
     Attributes:
         labels: what the case is, the columns of its row.
-        unit: what ``work`` counts; with the unit "bytes" or "flops" a case measures the most that
-            the machine moves or computes, the limit of its group's other cases.
+        unit: what ``work`` counts; with the unit "bytes" or "flops" a case is a copy or a matmul,
+            what its group's other cases are held against.
         open: a context that sets the case up and yields ``work``: a call of it does one
             repetition, waits for the device, and returns how many units it did. Both may raise
             Unavailable.
@@ -74,11 +80,15 @@ class _Timed:
 
     @contextmanager
     def unavailable_if_so_raised(self) -> Iterator[None]:
-        """Takes an Unavailable raised within for the reason."""
+        """Takes an Unavailable raised within for the reason, or that memory ran out."""
         try:
             yield
         except Unavailable as error:
             self.unavailable = str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not says_out_of_memory(error):
+                raise
+            self.unavailable = " ".join(str(error).split())[:200] or "out of memory"
 
     def is_limit(self, unit: str, precision: str | None) -> bool:
         """Whether it measures the most of a unit that the machine does in a precision."""
@@ -102,13 +112,21 @@ def run(
         A row a case: its labels, the median rate with quartiles and all samples (the n-th samples
         of a group are of one round), where its group has a baseline the median of the rounds'
         ratios to it, where it counts bytes or flops the fraction of the roofline, what its setting
-        up cost, and the machine; or its labels and why it is "unavailable", and the machine.
+        up cost, the machine and the "run", which rows of one process share; or its labels, why it
+        is "unavailable", machine and run.
     """
-    where = machine() | {"peers": _peers()}
+    where = _where()
     for _, group in itertools.groupby(cases, key=lambda case: case.group):
         timed = [_Timed(case) for case in group]
         _time(timed, repetitions, deadline)
         yield from ({**_row(one, timed), **where} for one in timed)
+
+
+@functools.cache  # later, the rows of this process would count as changes to the commit
+def _where() -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC)
+    run = f"{now:%Y-%m-%dT%H:%M:%S}-{os.getpid()}"
+    return machine() | {"peers": _peers(), "run": run}
 
 
 def _peers() -> dict[str, str]:
@@ -126,7 +144,7 @@ def _time(group: list[_Timed], repetitions: int, deadline: float) -> None:
     with ExitStack() as stack:
         for one in group:
             if time.monotonic() > deadline:
-                one.unavailable = "not begun: its share of --max-seconds was over"
+                one.unavailable = NOT_BEGUN
                 continue
             with one.unavailable_if_so_raised(), footprint(one.footprint):
                 one.work = stack.enter_context(one.case.open())

@@ -20,7 +20,7 @@ from fastsac.flat import cpu_multiplies_bf16
 OBS_DIM, ACTION_DIM = 17, 6
 _CRITICS = 2
 SIZES = ((256, 256), (1024, 256))  # batch, width
-GPU_SIZES = (*SIZES, (8192, 512))
+GPU_SIZES = (SIZES[0], (8192, 512), SIZES[1])
 TRANSITIONS = 100_000
 
 
@@ -68,7 +68,7 @@ def _cases(batch: int, width: int) -> list[Case]:
 
 def _variants(batch: int, width: int) -> Iterator[tuple[str, Precision, int, Any]]:
     for updates in UPDATES_PER_CALL:
-        for precision in _precisions() if updates > 1 else _precisions()[:1]:
+        for precision in _precisions():
             yield "ours", precision, updates, partial(open_ours, batch, width, updates, precision)
     plain = partial(peers.opened, "plain_sac", "open_learner", batch, width, 1)
     yield "eager", "float32", 1, partial(plain, "eager")

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from fastsac.bench import page_plots, page_tables
+from fastsac.bench import page_plots, page_tables, peers
 from fastsac.bench import rows as bench_rows
 from fastsac.bench.harness import RESULTS
 from fastsac.bench.page_tables import Comparison, case_name, comparisons
@@ -130,7 +130,7 @@ class Page:
                 parts += [f"### {title}, machine {self._letter(rows)}", self._source(rows)]
                 is_training = level == "learning"
                 parts += [page_tables.trainings(rows)] if is_training else self._level(level, rows)
-        parts += ["## Machines", self._machines()]
+        parts += ["## Peers", self._peers(), "## Machines", self._machines()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _letter(self, rows: list[Row]) -> str:
@@ -203,6 +203,13 @@ class Page:
     def _figure(self, name: str, figure: Any) -> str:
         self.figures[name] = figure
         return f"![{Path(name).stem}](plots/{name})"
+
+    def _peers(self) -> str:
+        every = [row for of in self.levels.values() for rows in of.values() for row in rows]
+        found = dict.fromkeys(row.get("variant") for row in every)
+        noted = [f"- {name}: {note}." for name, note in peers.NOTES.items() if name in found]
+        how = "They are adapters of a few lines in bench/peers/, each an extra with pinned versions"
+        return "\n".join([f"{how}: `pip install -c constraints.txt -e '.[bench]'`.", "", *noted])
 
     def _machines(self) -> str:
         rows = {machine(r): r for of in self.levels.values() for rows in of.values() for r in rows}

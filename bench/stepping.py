@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from fastsac.bench.harness import closing
@@ -23,12 +22,6 @@ def random_actions(num_envs: int, action_dim: int, steps: int = _ACTIONS) -> tor
     """Returns uniform actions (steps, B, A) in [-1, 1], the same for every engine and peer."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand((steps, num_envs, action_dim), generator=generator) * 2 - 1
-
-
-def dm_control_actions(num_envs: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Returns the same actions (steps, B, A) in dm_control's own range, float64."""
-    actions = random_actions(num_envs, len(low)).numpy().astype(np.float64)
-    return low + (actions + 1) / 2 * (high - low)
 
 
 def stepped(

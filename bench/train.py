@@ -1,6 +1,6 @@
 """Level 3: the whole training loop, what its parts cost alone, and whole loops of peers.
 
-"ours" is `fastsac train` itself, logging included, without evaluations and checkpoints. "physics"
+"ours" is `fastsac train` itself, logging included, without evaluations and checkpoints. "env"
 (the vector env's step), "learner" (acting and the updates) and "transfer" (n-step returns, and
 what brings transitions into the replay) are the same work alone, so that a part's rate says which
 share of the loop's time it would take; what they leave is the host's, and where they sum to more
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fastsac.bench import peers
-from fastsac.bench.envs import open_ours as open_physics
+from fastsac.bench.envs import open_ours as open_env
 from fastsac.bench.harness import Case
 from fastsac.bench.stepping import trained
 from fastsac.config import TrainConfig
@@ -38,26 +38,29 @@ def cases(quick: bool) -> list[Case]:
     preset, tasks = ("fast", ["humanoid_walk"]) if gpu else ("cpu", ["cheetah_run"])
     if not (gpu or quick):
         tasks.append("humanoid_walk")
-    split = [case for task in tasks for case in _split(task, preset, quick)]
+    split = [case for task in tasks for case in _split(task, preset)]
     return [*split, *_beside_peers("cheetah_run", quick)]
 
 
-def _split(task: str, preset: str, quick: bool) -> Iterator[Case]:
+def _split(task: str, preset: str) -> Iterator[Case]:
     config = _config(task, preset)
     opened = {
         "ours": partial(_open_loop, config),
-        "physics": partial(open_physics, task, config.engine, config.num_envs),
+        "env": partial(open_env, task, config.engine, config.num_envs),
         "learner": partial(_open_part, config, _learn),
         "transfer": partial(_open_part, config, _transfer),
     }
-    # MJX is for tests on a CPU: there with humanoid's worlds it can wait for itself for ever.
-    if torch.cuda.is_available() or (task != "humanoid_walk" and not quick):
-        same = {
-            "num_envs": config.num_envs,
-            "batch_size": config.batch_size,
-            "grad_updates_per_step": config.updates_per_vector_step,
-        }
-        brax = partial(peers.opened, "brax_sac", "open_training", task, **same)
+    if torch.cuda.is_available():  # MJX is for tests on a CPU
+        brax = partial(
+            peers.opened,
+            "brax_sac",
+            "open_training",
+            task,
+            num_envs=config.num_envs,
+            hidden_sizes=config.sac.hidden_sizes,
+            batch_size=config.batch_size,
+            grad_updates_per_step=config.updates_per_vector_step,
+        )
         opened |= {"brax": partial(brax, impl="jax"), "brax-warp": partial(brax, impl="warp")}
     return _group(config, opened)
 

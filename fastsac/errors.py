@@ -34,12 +34,17 @@ class DamagedError(CheckpointError):
     """A file of a run that is not what was written: cut off, or with other bits."""
 
 
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy, torch or JAX says that a device has no memory left."""
+    signs = ("out of memory", "RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def out_of_memory(error: BaseException, config: "TrainConfig") -> str | None:
     """Returns the sentence for an error that says a device has no memory left, else None."""
-    reason = " ".join(str(error).split())
-    signs = ("out of memory", "RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
-    if not (isinstance(error, MemoryError) or any(sign in reason for sign in signs)):
+    if not says_out_of_memory(error):
         return None
+    reason = " ".join(str(error).split())
     return (
         f"out of memory: lower --num-envs {config.num_envs}, --batch-size {config.batch_size} or "
         f"--replay-capacity {config.replay_capacity} ({reason or type(error).__name__})"

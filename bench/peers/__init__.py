@@ -11,13 +11,33 @@ Where it cannot be set up here, the row says why: a peer is never a reason to st
 """
 
 import importlib
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fastsac.bench.harness import Unavailable
 from fastsac.errors import UserError
 
+# What a variant of the rows is.
+NOTES = {
+    "envpool": "EnvPool's C++ environments on as many threads, float64 in and out",
+    "gymnasium": "Gymnasium's AsyncVectorEnv over dm_control through Shimmy, a process a world",
+    "playground": "MuJoCo Playground's ports, compiled with their own auto-reset, on MJX; they are "
+    "other work than dm_control's: Euler for RK4 in cartpole, 1 to 4 solver iterations, an "
+    "ended world goes back to its first state",
+    "playground-warp": "the same on MuJoCo Warp",
+    "eager": "SAC as a single file of plain torch (plain_sac.py), as CleanRL writes it",
+    "compile": "the same with torch.compile",
+    "compile+graph": "the same in a CUDA graph, as LeanRL has it",
+    "sb3": "Stable-Baselines3's SAC, its replay in numpy",
+    "sbx": "SBX, the same in JAX; many updates a call are one compiled loop",
+    "torchrl": "TorchRL's SACLoss and replay buffer, as in its SAC example",
+    "brax": "brax's SAC on Playground's port, its worlds, batch and updates a vector step ours",
+    "brax-warp": "the same on MuJoCo Warp",
+}
 # What of pyproject.toml installs an adapter's packages.
 _EXTRAS = {
     "envpool": "bench-envpool",
@@ -60,14 +80,19 @@ def opened(module: str, function: str, *args: Any, **named: Any) -> Iterator[Cal
     try:
         yield guarded
     finally:
-        context.__exit__(None, None, None)
+        try:
+            context.__exit__(None, None, None)
+        except Exception as error:
+            print(f"fastsac bench: closing {module}: {error}", file=sys.stderr)
 
 
 def _unavailable(error: Exception, module: str) -> Unavailable:
     if isinstance(error, Unavailable):
         return error
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("fastsac"):
         return Unavailable(f"not installed: pip install 'fastsac[{_EXTRAS[module]}]' ({error})")
     if isinstance(error, UserError):
         return Unavailable(str(error))
-    return Unavailable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return Unavailable(f"{type(error).__name__} in {place}: {' '.join(str(error).split())[:200]}")

@@ -7,7 +7,7 @@ evaluates on worlds that do nothing. Its replay does not get full, and so is not
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ def open_training(
     task: str,
     num_envs: int | None = None,
     impl: str = "jax",
+    hidden_sizes: Sequence[int] = (256, 256),
     epoch_steps: int = 50,
     **settings: Any,
 ) -> Iterator[Callable[[], int]]:
@@ -40,11 +41,12 @@ def open_training(
         task: our name of a dm_control task.
         num_envs: worlds; None takes Playground's number.
         impl: the physics, "jax" or "warp".
+        hidden_sizes: of actor and critics.
         epoch_steps: vector steps of an epoch; between epochs it waits for the device.
         **settings: of `sac.train`, instead of Playground's.
     """
     env = training_env(task, impl)
-    settings = _recommended(task) | settings
+    settings = _recommended(task, hidden_sizes) | settings
     settings |= {"num_envs": num_envs} if num_envs else {}
     worlds = settings["num_envs"]
     prefill = -(-settings["min_replay_size"] // worlds)
@@ -72,9 +74,9 @@ def open_training(
         epochs.close()
 
 
-def _recommended(task: str) -> dict[str, Any]:
+def _recommended(task: str, hidden_sizes: Sequence[int]) -> dict[str, Any]:
     config = brax_sac_config(env_name(task)).to_dict()
-    layers = config.pop("network_factory")
+    layers = config.pop("network_factory") | {"hidden_layer_sizes": tuple(hidden_sizes)}
     kept = {name: value for name, value in config.items() if name not in _LOOP}
     return kept | {"network_factory": partial(networks.make_sac_networks, **layers)}
 

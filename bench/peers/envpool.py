@@ -24,7 +24,11 @@ def open_env(task: str, num_envs: int) -> Any:
         name, num_envs=num_envs, batch_size=num_envs, num_threads=threads, seed=0
     )
     suite = load_suite(find(task))
-    _check_same_step(suite, env, num_envs)
+    try:
+        _check_same_step(suite, env, num_envs)
+    except Unavailable:
+        env.close()
+        raise
     # As EnvPool takes them: in dm_control's own action range, float64.
     actions = random_actions(num_envs, suite.action_dim).numpy().astype(np.float64)
     return stepped(env.step, list(suite.control(actions)), num_envs, env.close)

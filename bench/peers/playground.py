@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import jax
-import torch
 from mujoco_playground import dm_control_suite, wrapper
 
+from fastsac.bench import device
 from fastsac.bench.harness import Unavailable
 from fastsac.bench.stepping import random_actions, stepped
 from fastsac.envs.registry import find
@@ -50,9 +50,7 @@ def training_env(task: str, impl: str) -> Any:
         Unavailable: Playground has no such task or another control step, or jax has no GPU where
             torch has one.
     """
-    if (jax.default_backend() != "cpu") != torch.cuda.is_available():
-        where = "a GPU" if torch.cuda.is_available() else "the CPU"
-        raise Unavailable(f"jax runs on {jax.default_backend()}, torch on {where}")
+    device.require_one()
     name, suite = env_name(task), load_suite(find(task))
     _check_same_step(suite, dm_control_suite.get_default_config(name))
     if impl == "warp":

@@ -5,19 +5,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import torch
 from sbx import SAC
 
 from fastsac.bench import device
-from fastsac.bench.harness import Unavailable
 from fastsac.bench.peers import sb3
+
+
+class _Float32(SAC):
+    """On a GPU JAX would multiply in TF32 by default."""
+
+    def train(self, *args: Any, **named: Any) -> None:
+        """Trains in float32."""
+        with jax.default_matmul_precision("highest"):
+            super().train(*args, **named)
 
 
 @contextmanager
 def open_learner(batch: int, width: int, updates: int) -> Iterator[Callable[[], int]]:
     """Opens its ``train``, so many updates a call."""
-    _check_devices()
-    model = sb3.filled(SAC, width)
+    device.require_one()
+    model = sb3.filled(_Float32, width)
 
     def train() -> None:
         model.train(updates, batch)
@@ -29,13 +36,8 @@ def open_learner(batch: int, width: int, updates: int) -> Iterator[Callable[[], 
 
 def open_training(task: str) -> Any:
     """Opens its ``learn`` in a world of a task."""
-    _check_devices()
-    return sb3.trained(task, SAC, _wait)
-
-
-def _check_devices() -> None:
-    if (jax.default_backend() != "cpu") != torch.cuda.is_available():
-        raise Unavailable(f"jax runs on {jax.default_backend()}, torch on {device.device_type()}")
+    device.require_one()
+    return sb3.trained(task, _Float32, _wait)
 
 
 def _wait(model: SAC) -> None:

@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 
@@ -148,7 +149,21 @@ def test_the_gpus_cases(as_on_a_gpu):
         assert {"ours+graph", "copy"} <= {c.labels["variant"] for c in levels["kernels"]}
         assert {"tf32", "bf16"} <= {c.labels.get("precision") for c in levels["learner"]}
         names = {c.labels["variant"] for c in levels["train"]}
-        assert {"ours", "physics", "learner", "transfer", "brax", "brax-warp"} <= names
+        assert {"ours", "env", "learner", "transfer", "brax", "brax-warp"} <= names
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_every_peer_has_a_note_and_a_pinned_extra(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for level in ("learner", "train", "envs"):
+        for case in cases_of(level, quick=False):
+            if getattr(case.open, "func", None) is peers.opened:
+                assert case.labels["variant"] in peers.NOTES
+                wanted = extras[peers._EXTRAS[case.open.args[0]]]
+                assert any("==" in one for one in wanted), wanted
+    assert set(peers._EXTRAS.values()) <= set(extras)
 
 
 def test_every_group_has_one_baseline_and_its_cases_stand_together():
@@ -171,12 +186,12 @@ def test_the_gpus_command_runs(tmp_path):
         "bench-gpu",
         f"GPU_PYTHON={sys.executable}",
         f"JSON={path}",
-        "ARGS=kernels --quick --only copy",
+        "ARGS=kernels --quick --only eager",
     ]
     done = subprocess.run(command_line, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == 3 and {row["variant"] for row in rows} == {"copy"}
+    assert len(rows) == 3 and {row["variant"] for row in rows} == {"eager"}
 
 
 def test_rows_of_the_results_have_what_the_page_reads():

@@ -1,5 +1,6 @@
 """The peers' adapters: each sets its package up for real, and its work is what it is named."""
 
+import importlib
 import os
 import signal
 import sys
@@ -139,8 +140,9 @@ def algorithm(request, monkeypatch):
     """An adapter's name, and the models that it makes."""
     pytest.importorskip({"sb3": "stable_baselines3", "sbx": "sbx"}[request.param])
     pytest.importorskip("shimmy")
-    adapter = __import__(f"fastsac.bench.peers.{request.param}", fromlist=["SAC"])
-    return request.param, kept(monkeypatch, adapter, "SAC")
+    adapter = importlib.import_module(f"fastsac.bench.peers.{request.param}")
+    made = {"sb3": "SAC", "sbx": "_Float32"}[request.param]
+    return request.param, kept(monkeypatch, adapter, made)
 
 
 def test_sb3_and_sbx_update(algorithm):

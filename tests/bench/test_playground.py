@@ -153,11 +153,11 @@ def _told(caplog):
 
 
 def test_playgrounds_own_settings_are_taken():
-    settings = brax_sac._recommended("cheetah_run")
+    settings = brax_sac._recommended("cheetah_run", (64, 32))
     assert (settings["num_envs"], settings["batch_size"]) == (128, 512)
     assert settings["grad_updates_per_step"] == 8 and settings["learning_rate"] == 1e-3
     layers = settings["network_factory"].keywords
-    assert layers == {"q_network_layer_norm": True}
+    assert layers == {"q_network_layer_norm": True, "hidden_layer_sizes": (64, 32)}
 
 
 def loop(epochs, fails_after=math.inf, progress_fn=None):
