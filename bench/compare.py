@@ -3,7 +3,8 @@ r"""Two files of ``fastsac bench`` rows, case by case.
     fastsac bench compare before.jsonl after.jsonl
 
 B/A is how many times as fast B's median rate is, and its interval is from B's lower quartile over
-A's upper one to B's upper over A's lower: where it holds 1, the two are the same. Of a case with
+A's upper one to B's upper over A's lower: where it holds 1, the two are the same. How the
+machine drifted between the runs is not in it. Of a case with
 several rows the newest counts; trainings have no rate and are left out.
 """
 
@@ -17,6 +18,8 @@ from fastsac.bench import rows
 from fastsac.bench.rows import LABELS, Row
 from fastsac.cli import Parser
 from fastsac.errors import ConfigError
+
+_DRIFT = "not in the intervals: how the machine drifted between A and B; measure A again to see it"
 
 
 def main(args: list[str]) -> None:
@@ -116,7 +119,7 @@ def text(found: dict[str, Any]) -> str:
         )
     if found["cases"]:
         header = ["case", "A", "B", "unit", "B/A", "interval", ""]
-        lines += ["", *_aligned([header, *map(_cells, found["cases"])])]
+        lines += [_DRIFT, "", *_aligned([header, *map(_cells, found["cases"])])]
     else:
         lines += ["", "No case has a rate in both."]
     for one in found["unavailable"]:

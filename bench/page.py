@@ -25,22 +25,25 @@ Written by `fastsac bench page` from the rows that `fastsac bench` measured.
 The cases of a group take turns (A B A B ...), after a round that is not timed. A rate is the median
 of the rounds, a ratio the median of the rounds' own ratios: a slow moment of the machine slows both
 sides of it. "ours / peer" is how many times as fast as the peer ours is, in **bold** where the peer
-is faster. A dash stands where a case could not be measured; the reason is below its table. Of a
-case that was measured again on the same machine the newest row counts. Pictures show the cases with
-the most peers."""
+is faster; it is given only where both were measured in one run. A dash stands where a case could
+not be measured; the reason is below its table. Of a case that was measured again on the same
+machine the newest row counts. "Until timed" is setting up, settling and warming up. Memory is of
+this process. Pictures show the cases with the most peers."""
 
 _LEVELS = {
     "envs": (
         "Environment steps",
         'Action in, observation out. "Physics alone" are bare physics steps of the same worlds, '
-        "the least that a step can cost; ours costs so many times their time. The goal for "
-        "humanoid and walker is 1.3x on a CPU and 1.15x on a GPU.",
+        "without observation, reward and reset, on every core; ours costs so many times their "
+        "time. The goal for humanoid and walker is 1.3x on a CPU and 1.15x on a GPU. Our worlds' "
+        "episodes end one after another, as in a training; EnvPool's and Gymnasium's all at once, "
+        "which most of their rounds do not see.",
     ),
     "learner": (
         "Updates",
         "SAC's gradient updates a second, sampling from the replay included. The roofline is the "
-        "time that the update's multiplications alone would take. A ratio with \\* is to ours with "
-        "another number of updates a call.",
+        "time that the update's multiplications would take at the rate of one of its own. A ratio "
+        "with \\* is to ours with another number of updates a call; it counts for nothing else.",
     ),
     "kernels": (
         "Kernels",
@@ -148,7 +151,7 @@ class Page:
         by_peer: dict[tuple[str, str, str], list[Comparison]] = {}
         for level, (title, _) in _LEVELS.items():
             for rows in self.levels[level].values() if level != "learning" else ():
-                for one in comparisons(rows):
+                for one in filter(lambda one: one.is_same_work, comparisons(rows)):
                     of = title, self._letter(rows), one.peer["variant"]
                     by_peer.setdefault(of, []).append(one)
         lines = []
@@ -189,7 +192,7 @@ class Page:
             for engine in engines
         ]
         parts += [page_tables.parts_of_loop(rows)] if level == "train" else []
-        if compared := comparisons(rows):
+        if compared := [one for one in comparisons(rows) if one.is_same_work]:
             parts += [self._figure(f"{level}-{letter.lower()}.svg", page_plots.bars(compared))]
         if level == "envs" and (curves := _curves(rows)):
             name = f"envs-scaling-{letter.lower()}.svg"
@@ -214,13 +217,15 @@ class Page:
     def _machines(self) -> str:
         rows = {machine(r): r for of in self.levels.values() for rows in of.values() for r in rows}
         header = ["machine", "CPU", "cores", "GPU", "Python", "versions", "peers"]
+        peers_of: dict[str, dict[str, str]] = {identity: {} for identity in rows}
+        for one in (one for of in self.levels.values() for rs in of.values() for one in rs):
+            peers_of[machine(one)] |= one.get("peers", {})
         table = []
         for identity, letter in self.machines.items():
             row = rows[identity]
             cells = [str(row.get(name) or "-") for name in ("cpu", "cores", "gpu", "python")]
-            for name in ("versions", "peers"):
-                versions = row.get(name, {}).items()
-                cells.append(", ".join(f"{k} {v}" for k, v in versions if v) or "-")
+            packages = row["versions"], peers_of[identity]
+            cells += [", ".join(f"{k} {v}" for k, v in of.items() if v) or "-" for of in packages]
             table.append([letter, *cells])
         return page_tables.markdown(header, table)
 

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastsac.bench.rows import LABELS, MACHINE, Row, rate_text, ratio
+from fastsac.bench.rows import LABELS, Row, rate_text, ratio
 from fastsac.run_statistics import interquartile_mean
 
-PARTS = ("physics", "learner", "transfer")  # what our work costs without the rest of it
+PARTS = ("env", "learner", "transfer")  # of the training loop, each alone
 _LIMITS = ("matmul", "copy")
 _OURS = ("ours", "ours+graph")
 # What an environment step may cost of its bare physics, with and without a GPU.
@@ -43,10 +43,15 @@ class Comparison(NamedTuple):
     ours: Row
     times: float
 
+    @property
+    def is_same_work(self) -> bool:
+        """Whether both did as many updates a call."""
+        return case(self.peer) == case(self.ours)
+
 
 def is_peer(row: Row) -> bool:
     """Whether the row is neither ours nor a limit."""
-    return row["variant"] not in (*_OURS, *PARTS, *_LIMITS)
+    return row["variant"] not in (*_OURS, *PARTS, *_LIMITS, "physics")
 
 
 def case(row: Row) -> tuple[Any, ...]:
@@ -84,7 +89,7 @@ def _ours_for(peer: Row, rows: Iterable[Row]) -> Row | None:
         graph = row["variant"].endswith("+graph") == peer["variant"].endswith("+graph")
         return graph, case(row) == case(peer), row.get("updates_per_call", 0)
 
-    same = ("level", "group", "precision", *MACHINE)
+    same = ("level", "group", "run", "precision")
     ours = [
         row
         for row in rows
@@ -153,7 +158,7 @@ def _times(one: Comparison | None) -> str:
     if one is None:
         return ""
     text = f"{one.times:.2f}x"
-    note = "" if case(one.ours) == case(one.peer) else r" \*"
+    note = "" if one.is_same_work else r" \*"
     return (f"**{text}**" if one.times < 1 else text) + note
 
 
@@ -190,7 +195,7 @@ def everything(rows: list[Row]) -> str:
     header = [_HEADINGS.get(name, name) for name in labels]
     header += ["median", "quartiles", "unit", "rounds", "of roofline"]
     costs = {
-        "setup_s": "setup, s",
+        "setup_s": "until timed, s",
         "compile_s": "of it compiling, s",
         "memory_mb": "memory, MB",
         "device_memory_mb": "GPU memory, MB",

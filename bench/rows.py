@@ -22,7 +22,7 @@ LABELS = {
     "train": ("task", "preset", "num_envs", "updates_per_step", "variant"),
     "learning": ("task", "setting", "seed"),
 }
-MACHINE = ("cpu", "cores", "gpu", "python", "versions", "peers")
+MACHINE = ("cpu", "cores", "gpu", "python", "versions")
 _OPTIONAL = ("precision", "updates_per_call")  # cases that measure a limit lack them
 
 
@@ -50,6 +50,7 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, ...]] = {
     _is_text: (
         *("level", "task", "engine", "variant", "device", "hidden_sizes", "kernel", "size"),
         *("preset", "setting", "precision", "unit", "group", "unavailable", "commit", "date"),
+        "run",
     ),
     _is_number: (
         *("num_envs", "batch_size", "updates_per_call", "updates_per_step", "seed", "median"),
@@ -68,32 +69,24 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, ...]] = {
 def read(paths: Iterable[Path]) -> list[Row]:
     """Returns the rows of files, in their order.
 
-    Each also has its "file" and its "rounds", a number that rows share whose n-th samples are of
-    one round. Rows from before the harness had groups are left out, which a note on stderr says.
+    Each also has its "file". Rows from before the harness named runs are left out, which a note on
+    stderr says.
 
     Raises:
         ConfigError: a file is missing or damaged, or holds something else.
     """
     rows: list[Row] = []
-    rounds = 0
     for path in paths:
-        before, seen, old = None, set[Any](), 0
-        for row in _objects(path):
-            if row["level"] != "learning" and "group" not in row:
-                old += 1
-                continue
-            run = row["level"], row.get("group"), machine(row), row.get("commit"), row.get("date")
-            if run != before or key(row) in seen:
-                rounds += 1
-                seen = set()
-            before = run
-            seen.add(key(row))
-            rows.append({**row, "file": str(path), "rounds": rounds})
-        if old:
-            print(
-                f"{path}: rows of an older bench, without a group, skipped: {old}", file=sys.stderr
-            )
+        found = list(_objects(path))
+        kept = [row for row in found if not _is_old(row)]
+        rows += [{**row, "file": str(path)} for row in kept]
+        if old := len(found) - len(kept):
+            print(f"{path}: rows of an older bench, without a run, skipped: {old}", file=sys.stderr)
     return rows
+
+
+def _is_old(row: Row) -> bool:
+    return row["level"] != "learning" and not {"group", "run"} <= row.keys()
 
 
 def _objects(path: Path) -> Iterator[Row]:
@@ -122,8 +115,8 @@ def _fault(row: Any) -> str | None:
     """Returns why something is no row, None where it is one."""
     if not isinstance(row, dict) or "level" not in row:
         return "it has no level"
-    if row["level"] != "learning" and "group" not in row:
-        return None  # too old to be used
+    if _is_old(row):
+        return None
     if str(row["level"]) not in LABELS:
         return f"unknown level {row['level']!r:.60}"
     needed = [name for name in LABELS[row["level"]] if name not in _OPTIONAL]
@@ -147,28 +140,29 @@ def key(row: Row) -> tuple[Any, ...]:
 
 
 def machine(row: Row) -> str:
-    """Returns what identifies the machine that a row was measured on."""
+    """Returns what identifies the machine that a row was measured on, peers' packages apart."""
     return json.dumps({name: row.get(name) for name in MACHINE}, sort_keys=True)
 
 
 def newest(rows: Iterable[Row], identity: Callable[[Row], Any] = key) -> list[Row]:
-    """Returns of the rows with one identity the last by date, and of one date the last."""
-    by_date = sorted(rows, key=lambda row: row.get("date", ""))
-    return list({identity(row): row for row in by_date}.values())
+    """Returns of the rows with one identity that of the last run, whose name begins with its time.
+
+    A training has a date alone.
+    """
+    by_time = sorted(rows, key=lambda row: row.get("run") or row.get("date", ""))
+    return list({identity(row): row for row in by_time}.values())
 
 
 def ratio(row: Row, other: Row) -> float | None:
-    """Returns how many times as fast as another row one is, None where either has no rate.
+    """Returns how many times as fast as another row of its group one is, the rounds' median.
 
-    The median over the rounds that they were timed in side by side, else that of the medians.
+    None where they were not timed side by side, or either has no rate.
     """
-    if not row.get("median") or not other.get("median"):
-        return None
     ours, theirs = row.get("samples", []), other.get("samples", [])
-    paired = row["rounds"] == other["rounds"] and len(ours) == len(theirs) > 0
-    if paired and all(theirs):
-        return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    return row["median"] / other["median"]
+    together = all(row.get(name) == other.get(name) for name in ("run", "level", "group"))
+    if not together or len(ours) != len(theirs) or not ours or not all(theirs):
+        return None
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def rate_text(rate: float) -> str:

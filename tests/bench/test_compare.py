@@ -16,6 +16,7 @@ MACHINE = {
     "versions": {"torch": "2.13.0", "triton": None},
     "commit": "abc1234",
     "date": "2026-11-25",
+    "run": "2026-11-25T01:00:00-1",
     "peers": {"envpool": "1.2.5"},
 }
 
@@ -73,7 +74,7 @@ def test_a_rate_that_was_rounded_to_0_is_no_verdict(compared):
 
 def test_the_newest_of_several_rows_counts(compared):
     a = [row("ours", 100, 90, 110), row("ours", 200, 190, 210)]
-    b = [row("ours", 400, 390, 410, date="2026-11-26"), row("ours", 1, 1, 1, date="2026-01-01")]
+    b = [row("ours", 400, 390, 410, run="2026-11-26T01"), row("ours", 1, 1, 1, run="2026-01-01T01")]
     (case,) = compared(a, b, "--json")["cases"]
     assert (case["a"], case["b"], case["ratio"]) == (200, 400, 2)
 
@@ -135,9 +136,9 @@ def test_trainings_are_left_out(compared):
         ('{"level": "envs"', "line 2, is damaged"),
         ("[1, 2]", "line 2, is no row of fastsac bench: it has no level"),
         ('{"budget": "fast"}', "line 2, is no row of fastsac bench: it has no level"),
-        ('{"level": "warp", "group": "g"}', "unknown level 'warp'"),
-        ('{"level": ["envs"], "group": "g"}', "unknown level ['envs']"),
-        ('{"level": "envs", "group": "g", "task": "x"}', "it has no engine"),
+        ('{"level": "warp", "group": "g", "run": "r"}', "unknown level 'warp'"),
+        ('{"level": ["envs"], "group": "g", "run": "r"}', "unknown level ['envs']"),
+        ('{"level": "envs", "group": "g", "run": "r", "task": "x"}', "it has no engine"),
         (json.dumps(row("ours")), "it has no median"),
         (json.dumps(row("ours", "fast", 1, 1)), "its median is 'fast'"),
         (json.dumps(row("ours", float("nan"), 1, 1)), "its median is nan"),
@@ -175,20 +176,19 @@ def test_rows_of_an_older_bench_are_skipped_with_a_note(tmp_path, capsys):
     write(path, old, row("ours", 1, 1, 1), old)
     (read,) = rows.read([path])
     assert read["variant"] == "ours" and read["file"] == str(path)
-    assert (
-        capsys.readouterr().err == f"{path}: rows of an older bench, without a group, skipped: 2\n"
-    )
+    assert capsys.readouterr().err == f"{path}: rows of an older bench, without a run, skipped: 2\n"
 
 
 def test_ratios_are_paired_within_a_run_only(tmp_path):
     ours = row("ours", 20, 10, 60, samples=[10, 20, 60])
     peer = row("envpool", 20, 5, 40, samples=[5, 40, 20])
     path = tmp_path / "a.json"
-    write(path, ours, peer, ours, row("envpool", 20, 5, 40, samples=[5, 40]))
+    later = {**ours, "run": "2026-11-25T02:00:00-1"}
+    write(path, ours, peer, later, row("envpool", 20, 5, 40, samples=[5, 40]))
     first, other, again, shorter = rows.read([path])
     assert rows.ratio(first, other) == 2  # of 10 / 5, 20 / 40 and 60 / 20
-    assert rows.ratio(again, other) == 1  # the medians of two runs
-    assert rows.ratio(again, shorter) == 1  # a round is missing
+    assert rows.ratio(again, other) is None  # of two runs
+    assert rows.ratio(first, shorter) is None  # a round is missing
     assert rows.ratio(first, {"unavailable": "gone"}) is None
 
 

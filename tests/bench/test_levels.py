@@ -36,7 +36,7 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def test_our_steps_and_the_bare_physics_do_the_same_steps(quick_steps):
+def test_the_bare_physics_is_timed_beside_our_steps(quick_steps):
     cases = list(
         envs._group(
             "walker_run",
@@ -122,8 +122,8 @@ def cases_of(level, quick):
 
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("level", ["learner", "kernels", "train", "envs"])
-def test_every_case_on_a_gpu_can_be_opened(level, quick, as_on_a_gpu):
-    """Each names functions that exist and take what it gives them."""
+def test_every_case_on_a_gpu_names_what_exists(level, quick, as_on_a_gpu):
+    """Functions, and what they take; pytest -m gpu opens them."""
     cases = cases_of(level, quick)
     assert cases
     for case in cases:
@@ -136,6 +136,17 @@ def test_every_case_on_a_gpu_can_be_opened(level, quick, as_on_a_gpu):
             module = pytest.importorskip(f"fastsac.bench.peers.{adapter}")
             function = getattr(module, name)
         inspect.signature(function).bind(*args, **kwargs)
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("level", ["learner", "kernels", "train", "envs"])
+def test_a_group_of_each_level_on_a_gpu(level):
+    cases = cases_of(level, quick=True)
+    rows = list(run([case for case in cases if case.group == cases[0].group], 2))
+    ours = [row for row in rows if row["variant"] == "ours"]
+    assert ours and all(row["median"] > 0 and row["device_memory_mb"] >= 0 for row in ours)
+    assert all(row["gpu"] for row in rows)
 
 
 def test_the_gpus_cases(as_on_a_gpu):
@@ -200,6 +211,6 @@ def test_rows_of_the_results_have_what_the_page_reads():
             continue
         for line in path.read_text().splitlines():
             row = json.loads(line)
-            assert {"level", "unit", "group", "commit", "date", "cores", "gpu"} <= row.keys()
+            assert {"level", "unit", "group", "run", "commit", "date", "cores", "gpu"} <= row.keys()
             assert "unavailable" in row or len(row["samples"]) >= 3
             assert not row["commit"].endswith("+"), "measured on changed files"

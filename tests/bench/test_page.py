@@ -19,6 +19,7 @@ MACHINE = {
     "versions": {"torch": "2.13.0"},
     "commit": "abc1234",
     "date": "2026-11-25",
+    "run": "2026-11-25T01:00:00-1",
     "peers": {"envpool": "1.2.5"},
 }
 ENVS = {"level": "envs", "task": "walker_run", "engine": "native", "num_envs": 64}
@@ -180,19 +181,19 @@ def test_a_learner_is_held_against_ours_that_is_most_like_it(tmp_path):
 def test_the_loops_parts(learner, share, rest, page):
     text = page(
         row(LOOP, "ours", *[100] * 3),
-        row(LOOP, "physics", *[500] * 3),
+        row(LOOP, "env", *[500] * 3),
         row(LOOP, "learner", *[learner] * 3),
         row(LOOP, "transfer", *[1000] * 3),
     )
     start = "| task | preset |"
     line = cells(start + text.split(start)[2], "cheetah_run", "cpu", "64")
-    assert (line["physics"], line["learner"], line["transfer"]) == ("20.0%", share, "10.0%")
+    assert (line["env"], line["learner"], line["transfer"]) == ("20.0%", share, "10.0%")
     assert line["rest"] == rest and line["updates a vector step"] == "0.125"
 
 
 def test_a_part_that_is_missing_leaves_no_rest(page):
     loop = [row(LOOP, "ours", *[100] * 3), row(LOOP, "learner", *[200] * 3)]
-    assert "| - | 50.0% | - | - |" in page(*loop, row(LOOP, "physics", unavailable="no"))
+    assert "| - | 50.0% | - | - |" in page(*loop, row(LOOP, "env", unavailable="no"))
     assert "| - | - | - | - |" in page(loop[1], row(LOOP, "ours", unavailable="no"))
 
 
@@ -209,7 +210,7 @@ def test_what_is_not_measured_on_a_gpu_is_said(page):
 
 def test_the_newest_row_of_a_machine_counts(page):
     text = page(
-        row(ENVS, "ours", 7, 7, 7, date="2026-11-26"),
+        row(ENVS, "ours", 7, 7, 7, run="2026-11-26T01"),
         row(ENVS, "ours", 5, 5, 5),
         row(ENVS, "ours", 9, 9, 9, cores=8),
         row(ENVS, "ours", 8, 8, 8, cores=8),
@@ -296,7 +297,7 @@ def test_bad_input_is_one_sentence(page, tmp_path, capsys):
     assert "cannot read" in sentence(tmp_path / "none.jsonl")
     (tmp_path / "old.jsonl").write_text('{"level": "envpool", "median": 1.0}\n')
     assert "there are no rows" in sentence(tmp_path / "old.jsonl")
-    assert "without a group, skipped: 1" in capsys.readouterr().err
+    assert "without a run, skipped: 1" in capsys.readouterr().err
     page(row(ENVS, "ours", 1, 2, 3))
     path = tmp_path / "rows.jsonl"
     theirs = tmp_path / "theirs"
