@@ -32,10 +32,11 @@ _PACKAGES = {"sb3": (1,), "sbx": (1, 64), "torchrl": (1,)}  # the updates a call
 def cases(quick: bool) -> list[Case]:
     """Batch size by width, on the GPU where there is one; the packages beside the paper's."""
     sizes = GPU_SIZES if torch.cuda.is_available() else SIZES
-    return [case for batch, width in sizes[: 1 if quick else None] for case in _cases(batch, width)]
+    sizes = sizes[: 1 if quick else None]
+    return [case for batch, width in sizes for case in _cases(batch, width, quick)]
 
 
-def _cases(batch: int, width: int) -> list[Case]:
+def _cases(batch: int, width: int, quick: bool) -> list[Case]:
     group = f"{batch} {width}"
     labels = {
         "device": device.device_type(),
@@ -62,17 +63,18 @@ def _cases(batch: int, width: int) -> list[Case]:
             baseline=(variant, precision, updates) == ("ours", "float32", UPDATES_PER_CALL[0]),
             flops=update_flops(batch, width),
         )
-        for variant, precision, updates, open_case in _variants(batch, width)
+        for variant, precision, updates, open_case in _variants(batch, width, quick)
     ]
 
 
-def _variants(batch: int, width: int) -> Iterator[tuple[str, Precision, int, Any]]:
+def _variants(batch: int, width: int, quick: bool) -> Iterator[tuple[str, Precision, int, Any]]:
     for updates in UPDATES_PER_CALL:
         for precision in _precisions():
             yield "ours", precision, updates, partial(open_ours, batch, width, updates, precision)
     plain = partial(peers.opened, "plain_sac", "open_learner", batch, width, 1)
     yield "eager", "float32", 1, partial(plain, "eager")
-    yield "compile", "float32", 1, partial(plain, "compile")
+    if not quick:  # 20 s to compile
+        yield "compile", "float32", 1, partial(plain, "compile")
     for precision in _precisions():
         if torch.cuda.is_available():
             yield "compile+graph", precision, 1, partial(plain, "compile+graph", precision)
