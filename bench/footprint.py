@@ -1,6 +1,7 @@
 """What setting a case up costs: seconds, of them compiling for JAX, and memory."""
 
 import ctypes
+import gc
 import multiprocessing
 import sys
 import time
@@ -74,6 +75,7 @@ def _forget_peak() -> int | None:
     """Begins a new peak of the host's memory and returns the bytes held; None if unknown."""
     if sys.platform != "linux":
         return None
+    gc.collect()  # EnvPool's environments hold up to 6 GB each, in cycles of Python's objects
     try:  # else what earlier cases freed would be used again, uncounted
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:  # not glibc

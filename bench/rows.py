@@ -141,7 +141,10 @@ def key(row: Row) -> tuple[Any, ...]:
 
 def machine(row: Row) -> str:
     """Returns what identifies the machine that a row was measured on, peers' packages apart."""
-    return json.dumps({name: row.get(name) for name in MACHINE}, sort_keys=True)
+    found = {name: row.get(name) for name in MACHINE}
+    # Which trainings up to 2026-11-25 have there.
+    found["versions"] = {k: v for k, v in row.get("versions", {}).items() if k != "sbx-rl"}
+    return json.dumps(found, sort_keys=True)
 
 
 def newest(rows: Iterable[Row], identity: Callable[[Row], Any] = key) -> list[Row]:
