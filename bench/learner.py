@@ -31,8 +31,8 @@ _PACKAGES = {"sb3": (1,), "sbx": (1, 64), "torchrl": (1,)}  # the updates a call
 
 def cases(quick: bool) -> list[Case]:
     """Batch size by width, on the GPU where there is one; the packages beside the paper's."""
-    sizes = GPU_SIZES if torch.cuda.is_available() else SIZES
-    sizes = sizes[: 1 if quick else None]
+    sizes = list(GPU_SIZES if torch.cuda.is_available() else SIZES)
+    del sizes[1 if quick else len(sizes) :]
     return [case for batch, width in sizes for case in _cases(batch, width, quick)]
 
 
