@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -62,8 +63,11 @@ def _rows(
 def _keep(path: Path | None, level: str, row: dict[str, Any]) -> None:
     """Appends what was found out."""
     if path and row.get("unavailable") != NOT_BEGUN:
-        with path.open("a") as file:
-            file.write(json.dumps({"level": level, **row}) + "\n")
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps({"level": level, **row}) + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write --json {path}: {error.strerror}") from error
 
 
 def _train_shortly(path: Path | None) -> None:
@@ -101,10 +105,10 @@ def _parsed(args: list[str]) -> Any:
     )
     parsed = parser.parse_args(args)
     if parsed.json:
-        try:  # before it is measured for minutes
-            parsed.json.open("a").close()
-        except OSError as error:
-            raise ConfigError(f"cannot write --json {parsed.json}: {error.strerror}") from error
+        # Before it is measured for minutes.
+        target = parsed.json if os.path.exists(parsed.json) else parsed.json.parent
+        if os.path.isdir(parsed.json) or not os.access(target, os.W_OK):
+            raise ConfigError(f"cannot write --json {parsed.json}")
     if unknown := set(parsed.levels) - set(_LEVELS):
         known = f"{', '.join(_LEVELS)}, and alone {', '.join(_COMMANDS)}"
         raise ConfigError(f"unknown level {sorted(unknown)[0]!r}; there are {known}")

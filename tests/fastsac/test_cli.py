@@ -58,7 +58,7 @@ BAD = {
     "unknown flag": (["train", "walker_run", "--wings", "2"], "unknown argument '--wings'"),
     "unknown preset": (["train", "walker_run", "--preset", "fst"], "unknown --preset 'fst'"),
     "eval of nothing": (["eval"], "the following arguments are required: run"),
-    "unknown level": (["bench", "cpus"], "unknown level 'cpus'; there are learner, kernels, envs"),
+    "unknown level": (["bench", "cpus"], "unknown level 'cpus'; there are learner, kernels, train"),
     "out of range": (["train", "walker_run", "--gamma", "1.5"], "--gamma must be in [0, 1)"),
     "contradiction": (
         ["train", "walker_run", "--temperature", "0.2", "--target-entropy-per-dim", "-3"],

@@ -167,7 +167,7 @@ def test_what_came_after_the_checkpoint_is_done_again(uninterrupted, tmp_path, m
     assert steps == sorted(set(steps)) and len(written) > 2, "a row stands twice"
 
 
-KILLS = [pytest.param(2, id="2"), pytest.param(20, id="20", marks=pytest.mark.slow)]
+KILLS = [pytest.param(1, id="1"), pytest.param(20, id="20", marks=pytest.mark.slow)]
 
 
 @pytest.mark.timeout(1800)
