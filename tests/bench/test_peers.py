@@ -246,7 +246,7 @@ def test_a_package_that_is_not_installed(module, package, extra, arguments, monk
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"fastsac.bench.peers.{module}", raising=False)
-    with pytest.raises(Unavailable, match=rf"pip install 'fastsac\[{extra}\]' \(.*{package}"):
+    with pytest.raises(Unavailable, match=rf"pip install 'fastsac\[{extra}\]' \("):
         with peers.opened(module, *arguments):
             pass
 
