@@ -25,8 +25,8 @@ _LEVELS = {
 # The other commands, with flags of their own: fastsac bench NAME --help.
 _COMMANDS = {"learning": learning.main, "compare": compare.main, "page": page.main}
 _REPETITIONS, _QUICK_REPETITIONS = 9, 5
-_QUICK_SECONDS = 210.0  # with the group and the training under way then, five minutes on two cores
-# Level 4 of --quick: a training that learns within a minute.
+_QUICK_SECONDS = 210.0  # with the case under way and the training, five minutes on two cores
+# Level 4 of --quick: a training of half a minute, which shows that it runs, not what it can reach.
 _SHORT_TRAINING = ("cartpole_balance", "--preset cpu --total-steps 20000 --eval-every 5000")
 
 

@@ -25,7 +25,7 @@ from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.registry import find
-from fastsac.envs.suite import STATE, load_suite
+from fastsac.envs.suite import STATE, Suite, load_suite
 
 TASKS = ("humanoid_walk", "walker_run", "cheetah_run", "cartpole_swingup", "reacher_hard")
 _SCALED = ("cartpole_swingup", "walker_run")
@@ -141,17 +141,22 @@ def _open_native_physics(task: str, num_envs: int) -> Any:
     return stepped(step, controls, num_envs, lambda: None)
 
 
+def started_mjx(suite: Suite, num_envs: int) -> tuple[MjxEngine, mjx.Data, dict[str, jax.Array]]:
+    """Returns an engine that is closed, its worlds at their start, and their model fields."""
+    engine = MjxEngine(suite, num_envs)
+    engine.reset(0, np.zeros(num_envs, np.int64))
+    engine.close()
+    assert engine._worlds
+    return engine, engine._worlds.data, engine._worlds.model_fields
+
+
 def _open_mjx_physics(task: str, num_envs: int) -> Any:
     """Bare mjx.step, as often as a control step has it, from our worlds' initial states."""
     suite = load_suite(find(task))
     if suite.task.mjx_refusal:
         raise Unavailable(suite.task.mjx_refusal)
     device.require_one()
-    engine = MjxEngine(suite, num_envs)
-    engine.reset(0, np.zeros(num_envs, np.int64))
-    engine.close()
-    assert engine._worlds
-    worlds, fields = engine._worlds.data, engine._worlds.model_fields
+    engine, worlds, fields = started_mjx(suite, num_envs)
 
     def substeps(data: mjx.Data, fields: dict[str, jax.Array]) -> mjx.Data:
         model = engine._with(fields)

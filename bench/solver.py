@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import fastsac.envs.tasks  # noqa: F401  (registers them)
+from fastsac.bench.envs import started_mjx
 from fastsac.bench.harness import RESULTS
 from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.engines.native import NativeEngine
@@ -77,7 +78,7 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
     generator = np.random.default_rng(0)
     actions = generator.uniform(-1, 1, (max(AFTER), WORLDS, suite.action_dim)).astype(np.float32)
     expected = _native_positions(suite, actions)
-    start = _start(suite)
+    _, *start = started_mjx(suite, WORLDS)  # with the task's own budget
     runs = {}
     for budget, solver in budgets(suite.task).items():
         task = dataclasses.replace(suite.task, solver=solver)
@@ -109,19 +110,10 @@ def _native_positions(suite: Suite, actions: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def _start(suite: Suite) -> tuple[Any, Any]:
-    """Returns MJX's worlds at their start and their model fields, with the task's own budget."""
-    engine = MjxEngine(suite, WORLDS)
-    engine.reset(0, np.zeros(WORLDS, np.int64))
-    engine.close()
-    assert engine._worlds
-    return engine._worlds.data, engine._worlds.model_fields
-
-
 class _Mjx:
     """MJX's control step with a budget, from the same start, without resets: quick to compile."""
 
-    def __init__(self, suite: Suite, start: tuple[Any, Any]):
+    def __init__(self, suite: Suite, start: list[Any]):
         engine = MjxEngine(suite, WORLDS)
         self._start, self._fields = start
         self._step = jax.jit(jax.vmap(engine._control_step))

@@ -18,10 +18,10 @@ _SECONDS_OF_TRAINING = 0.5
 _ACTIONS = 64  # that many different ones, over and over
 
 
-def random_actions(num_envs: int, action_dim: int, steps: int = _ACTIONS) -> torch.Tensor:
-    """Returns uniform actions (steps, B, A) in [-1, 1], the same for every engine and peer."""
+def random_actions(num_envs: int, action_dim: int) -> torch.Tensor:
+    """Returns uniform actions (_ACTIONS, B, A) in [-1, 1], the same for every engine and peer."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand((steps, num_envs, action_dim), generator=generator) * 2 - 1
+    return torch.rand((_ACTIONS, num_envs, action_dim), generator=generator) * 2 - 1
 
 
 def stepped(
