@@ -198,11 +198,12 @@ def test_updates_that_are_never_finite_end_the_run(tmp_path, capsys):
 
 
 MEMORY = """
-import resource, sys
+import jax, resource, sys
 from fastsac.cli import main
 from fastsac import training
+jax.devices()  # its threads, as many as the machine has cores, take address space too
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 600_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (size + 2_000_000_000,) * 2)
 sys.exit(main(sys.argv[1:]))
 """
 
