@@ -1,10 +1,14 @@
-"""The one place where jax and torch meet: tensors cross without a copy, through DLPack.
+"""The one place where jax and torch meet: arrays cross without a copy, through DLPack.
 
 torch.from_dlpack passes torch's current stream to jax, so that the export is ordered on the GPU
 and the host does not wait. A tensor made here shares the jax array's memory: never write to it.
 """
 
+import math
+from typing import Any
+
 import jax
+import numpy as np
 import torch
 
 
@@ -16,3 +20,26 @@ def to_torch(array: jax.Array) -> torch.Tensor:
 def to_jax(tensor: torch.Tensor) -> jax.Array:
     """Returns a jax view of a torch tensor, which must be contiguous and stay unchanged."""
     return jax.dlpack.from_dlpack(tensor.detach())
+
+
+def on_grid(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Returns uninitialised memory that begins at a multiple of 64 bytes, as ``aliased`` wants."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def aliased(array: np.ndarray) -> jax.Array:
+    """Returns what a compiled function reads an array's memory through, whatever is there then.
+
+    No jax array else changes: pass it to functions whose results are waited for, and to nothing
+    whose result could share its memory.
+
+    Raises:
+        ValueError: the array begins off the grid.
+        jax.errors.JaxRuntimeError: it is strided.
+    """
+    with jax.enable_x64(True):  # else 64 bits become 32
+        # With its device named, what it goes into is compiled for the CPU beside a GPU too.
+        return jax.dlpack.from_dlpack(array, device=jax.devices("cpu")[0], copy=False)

@@ -81,19 +81,23 @@ class InitialStates:
 
     def _draw(self, index: int) -> Rows:
         """Draws row number ``index`` of the sequence."""
-        of_task, of_user = np.random.SeedSequence([self._seed, index]).spawn(2)
-        seed = of_task.generate_state(8)
+        seed = self._seed_sequence(index, 0).generate_state(8)
         if self.suite.task.model_is_drawn:
             self._env = load(self.suite.task, np.random.RandomState(seed))
         else:
             self._env.task.random.seed(seed)
         physics: Any = self._env.physics
+        model, data = physics.model.ptr, physics.data.ptr
         if not self.suite.task.model_is_drawn:  # a write relative to the last row's would add up
             for name in self.suite.task.randomised:
-                getattr(physics.model, name)[...] = getattr(self.suite.model, name)
-        self.suite.randomization.apply(physics.model.ptr, np.random.default_rng(of_user))
+                getattr(model, name)[...] = getattr(self.suite.model, name)
+        if self.suite.randomization.drawn:
+            of_user = np.random.default_rng(self._seed_sequence(index, 1))
+            self.suite.randomization.apply(model, of_user)
         with physics.reset_context():
             self._env.task.initialize_episode(physics)
-        fields = {k: physics.data for k in (*STATE, SENSORS)}
-        fields |= {k: physics.model for k in self.suite.model_fields}
+        fields = {k: data for k in (*STATE, SENSORS)} | {k: model for k in self.suite.model_fields}
         return {k: np.array(getattr(owner, k), np.float64) for k, owner in fields.items()}
+
+    def _seed_sequence(self, index: int, use: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence([self._seed, index], spawn_key=(use,))

@@ -47,8 +47,6 @@ class Randomization:
 
     def apply(self, model: mujoco.MjModel, random: np.random.Generator) -> None:
         """Writes new values into the model."""
-        if not self._draws:
-            return
         for name, draw in self._draws.items():
             default = self._defaults[name]
             value = np.asarray(draw(random, default.copy()))

@@ -120,11 +120,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if self._state != "sent":
             raise RuntimeError("recv() needs a send() before it")
         self._state = "new"  # if the step fails, the worlds must be reset
-        step = Step(*map(self._to_device, self.engine.recv()))
+        step = self.engine.recv()
+        if self.engine.device != self.device:
+            step = Step(*map(self._to_device, step))
         self._state = "ready"
         info = {
             "final_obs": step.final_obs,
-            "_final_obs": step.terminated | step.truncated,
+            "_final_obs": step.done,
             "invalid": step.invalid,
         }
         return step.obs, step.reward, step.terminated, step.truncated, info

@@ -9,7 +9,7 @@ import numpy as np
 from fastsac.bench.harness import Unavailable
 from fastsac.bench.stepping import random_actions, stepped
 from fastsac.envs.registry import find
-from fastsac.envs.suite import Suite, load, load_suite
+from fastsac.envs.suite import ENDLESS, Suite, load, load_suite
 
 
 def open_env(task: str, num_envs: int) -> Any:
@@ -31,7 +31,19 @@ def open_env(task: str, num_envs: int) -> Any:
         raise
     # As EnvPool takes them: in dm_control's own action range, float64.
     actions = random_actions(num_envs, suite.action_dim).numpy().astype(np.float64)
-    return stepped(env.step, list(suite.control(actions)), num_envs, env.close)
+    controls = list(suite.control(actions))
+    if suite.max_episode_steps < ENDLESS:
+        _spread_episodes(env, controls, num_envs, suite.max_episode_steps)
+    return stepped(env.step, controls, num_envs, env.close)
+
+
+def _spread_episodes(env: Any, actions: list[np.ndarray], num_envs: int, steps: int) -> None:
+    """Steps through an episode, worlds begun anew on the way, so that they end all the time."""
+    starts = np.arange(num_envs) * steps // num_envs
+    for step in range(steps):
+        if (begun := np.flatnonzero(starts == step)).size:
+            env.reset(begun)
+        env.step(actions[step % len(actions)])
 
 
 @cache

@@ -19,6 +19,7 @@ class Step(NamedTuple):
         terminated: (B,) bool, the task ended the episode.
         truncated: (B,) bool, the time limit or a diverged state ended it.
         invalid: (B,) bool, the world diverged: its reward and final_obs are zeros.
+        done: (B,) bool, terminated or truncated.
     """
 
     obs: torch.Tensor
@@ -27,6 +28,7 @@ class Step(NamedTuple):
     terminated: torch.Tensor
     truncated: torch.Tensor
     invalid: torch.Tensor
+    done: torch.Tensor
 
 
 class Engine(Protocol):

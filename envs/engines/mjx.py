@@ -299,8 +299,9 @@ class MjxEngine:
         truncated = (clocks >= self.suite.max_episode_steps) | ~result.valid
         terminated = result.terminated & ~truncated
         worlds = worlds._replace(data=data, clocks=clocks)
-        worlds, obs = self._reset_where(terminated | truncated, worlds, result.obs)
-        step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid)
+        done = terminated | truncated
+        worlds, obs = self._reset_where(done, worlds, result.obs)
+        step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
         return worlds, step
 
     def _reset_where(self, done: jax.Array, worlds: _Worlds, obs: jax.Array) -> Any:

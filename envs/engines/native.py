@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from mujoco.batch import Batch
 
-from fastsac.envs.c_fields import RecordedFields, RecordedModelFields, shaped
+from fastsac.envs.c_fields import Mirror, RecordedFields, RecordedModelFields, shaped
+from fastsac.envs.dlpack import aliased, on_grid
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
@@ -36,7 +37,6 @@ _WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning._
 _DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel", "badqacc")]
 # With these stages at the new state a step is mj_step2, mj_step1: the next one continues from them.
 _AS_STEP1 = int(mujoco.mjtStage.mjSTAGE_VEL)
-_NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 # A thread that has fewer microseconds of work a step costs more to wake than it brings (two threads
 # against one, 64 worlds: pendulum, 150 us in all, 1.25x and reacher, 180 us, 1.35x on two idle
 # cores; 0.85x where another program keeps one of them busy).
@@ -80,21 +80,21 @@ class NativeEngine:
         # Live views (B, ...).
         self._state: Rows = {k: batch.bind(k) for k in STATE}
         self._control = batch.bind("ctrl")
+        # A world as mj_resetData leaves it; Batch.reset's checks take longer than a small step.
+        self._blank = batch.state[0].copy()
         fields, model_fields = self._read_fields()
-        self._fields = {k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)}
-        self._read_rows = {k: self._models.rows[k] for k in sorted(model_fields)}
+        self._fields = Mirror({k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)})
+        self._model_fields = Mirror({k: self._models.rows[k] for k in sorted(model_fields)})
         self.obs_dim = suite.obs_dim
-        self._outcome = self._compile(outcome)
-        self._observation = self._compile(observation)
 
         self.warnings: collections.Counter[str] = collections.Counter()
-        self._warned_before = np.zeros((num_envs, len(_WARNINGS)), np.int32)
         # dm_control logs each of MuJoCo's warnings; those of the engine's steps are counted here.
         logging.getLogger("absl").addFilter(_is_not_counted)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="native-engine")
         self._pending: Future[None] | None = None
         self._pool: InitialStates | None = None
-        self._clocks = np.zeros(num_envs, np.int64)
+        self._clocks = on_grid((num_envs,), np.int64)
+        self._clocks_read = aliased(self._clocks)
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
@@ -115,16 +115,16 @@ class NativeEngine:
             self._pending.result()
         else:
             self._step()
-        obs, reward, terminated, valid = self._outcomes()
-        warned = self._count_warnings()
-        invalid = (valid == 0) | warned
-        if warned.any():  # the state is MuJoCo's reset one, finite but not the step's result
-            obs[invalid], reward[invalid] = 0, 0
         self._clocks += 1
-        truncated = (self._clocks >= self.suite.max_episode_steps) | invalid
-        terminated = (terminated != 0) & ~truncated
-        next_obs = self._reset_where(terminated | truncated, obs)
-        arrays = (next_obs, obs, reward, terminated, truncated, invalid)
+        obs, reward, (terminated, truncated, invalid, done) = self._outcomes()
+        if self._batch.warning.any():
+            warned = self._count_warnings()
+            # The state is MuJoCo's reset one, finite but not the step's result.
+            obs[warned], reward[warned], terminated[warned] = 0, 0, False
+            for flag in (truncated, invalid, done):
+                flag |= warned
+        next_obs = self._reset_where(done, obs)
+        arrays = (next_obs, obs, reward, terminated, truncated, invalid, done)
         return Step(*map(torch.from_numpy, arrays))
 
     def get_state(self) -> dict[str, torch.Tensor]:
@@ -191,23 +191,19 @@ class NativeEngine:
 
     def _initialise(self, worlds: np.ndarray, rows: Rows) -> None:
         """Puts rows[k] into world worlds[k], nothing of its past left, as dm_control resets."""
-        self._batch.reset(worlds, stage=_NOTHING)
-        self._warned_before[worlds] = 0
+        self._batch.state[worlds] = self._blank
         for name, values in self._state.items():
             values[worlds] = rows[name]
         self._models.write(worlds, rows)
+        self._model_fields.refresh()
         with self._models.without_actuation(worlds), _warnings_are_counted():
             self._batch.forward(worlds)
         self._state["qacc_warmstart"][worlds] = rows["qacc_warmstart"]
 
     def _count_warnings(self) -> np.ndarray:
         """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged."""
-        numbers = self._batch.warning[:, :, 1]
-        # A diverged world was reset by MuJoCo, and its counts with it.
-        new = np.where(numbers >= self._warned_before, numbers - self._warned_before, numbers)
-        if not new.any():
-            return np.zeros(self._num_envs, bool)
-        self._warned_before[:] = numbers
+        new = self._batch.warning[:, :, 1].copy()
+        self._batch.warning[:] = 0  # the worlds count on from it
         for kind in np.flatnonzero(new.any(axis=0)):
             if _WARNINGS[kind] not in self.warnings:
                 logging.getLogger("fastsac").warning(
@@ -221,36 +217,64 @@ class NativeEngine:
 
     def _observe(self) -> np.ndarray:
         """Returns obs (B, obs_dim) float32."""
-        return np.array(self._observation(self._fields)).reshape(self._num_envs, -1)
+        obs = self._evaluate(self._observation)
+        return obs.view(np.float32).reshape(self._num_envs, -1)
 
-    def _outcomes(self) -> list[np.ndarray]:
-        """Returns obs (B, obs_dim), reward, terminated and valid (B,), all float32."""
-        values, size = np.array(self._outcome(self._fields)), self._num_envs * self.obs_dim
-        return [values[:size].reshape(self._num_envs, -1), *values[size:].reshape(3, -1)]
+    def _outcomes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns obs (B, obs_dim), reward (B,), and flags (4, B) bool.
+
+        The flags say who terminated, was truncated, is invalid, and whose episode is done.
+        """
+        words, size = self._evaluate(self._outcome), self._num_envs * self.obs_dim
+        reward, flags = words[size : size + self._num_envs], words[size + self._num_envs :]
+        return (
+            words[:size].view(np.float32).reshape(self._num_envs, -1),
+            reward.view(np.float32),
+            flags.view(bool).reshape(4, -1),
+        )
+
+    def _evaluate(self, compiled: Any) -> np.ndarray:
+        self._fields.refresh()
+        return np.array(compiled(self._fields.arrays, self._model_fields.arrays, self._clocks_read))
+
+    @cached_property
+    def _observation(self) -> Any:
+        """(B * obs_dim,) words."""
+        return self._compile(
+            lambda fields, rows, _: [jax.vmap(self._of_world(observation))(fields, rows)]
+        )
+
+    @cached_property
+    def _outcome(self) -> Any:
+        """(B * obs_dim + 2 * B,) words; see _outcomes."""
+
+        def step(fields: Rows, rows: Rows, clocks: jax.Array) -> list[jax.Array]:
+            result = jax.vmap(self._of_world(outcome))(fields, rows)
+            truncated = (clocks >= self.suite.max_episode_steps) | ~result.valid
+            terminated = result.terminated & ~truncated
+            flags = [terminated, truncated, ~result.valid, terminated | truncated]
+            bytes_of_words = jax.numpy.stack(flags).reshape(-1, 4).astype("uint8")
+            return [result.obs, result.reward, bytes_of_words]
+
+        return self._compile(step)
+
+    def _of_world(self, function: Any) -> Any:
+        function = partial(function, self.suite.task, self.suite.model)
+        return lambda fields, rows: function(SimpleNamespace(**fields), rows)
 
     def _compile(self, function: Any) -> Any:
-        """Returns the function of a world for all of them, on the CPU in float64.
+        """Returns the function on the CPU in float64, its results raveled to words of 4 bytes.
 
-        Its results come raveled one after another in one float32 array: each array that leaves jax
-        costs 10 to 30 us, and each context around a call 20 us.
+        One array of them: each that leaves jax costs 10 to 30 us.
         """
-        bound = partial(function, self.suite.task, self.suite.model)
-        worlds = jax.vmap(lambda fields, rows: bound(SimpleNamespace(**fields), rows))
 
-        @jax.jit
-        def compiled(fields: Rows, rows: Rows) -> jax.Array:
-            parts = jax.tree.leaves(worlds(fields, rows))
-            return jax.numpy.concatenate([part.ravel().astype("float32") for part in parts])
+        def raveled(*arguments: Any) -> jax.Array:
+            parts = [jax.lax.bitcast_convert_type(p, "int32") for p in function(*arguments)]
+            return jax.numpy.concatenate([part.ravel() for part in parts])
 
-        def on_cpu(fields: Rows) -> Any:
-            with jax.enable_x64(True):
-                return compiled(fields, self._read_rows)
-
-        def on_cpu_beside_a_gpu(fields: Rows) -> Any:
-            with jax.default_device(jax.devices("cpu")[0]):
-                return on_cpu(fields)
-
-        return on_cpu if jax.default_backend() == "cpu" else on_cpu_beside_a_gpu
+        arguments = self._fields.arrays, self._model_fields.arrays, self._clocks_read
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            return jax.jit(raveled).lower(*arguments).compile()
 
     def _read_fields(self) -> tuple[set[str], set[str]]:
         """Returns what the task reads of data and of the model's rows, found by tracing it once."""
