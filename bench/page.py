@@ -36,8 +36,9 @@ _LEVELS = {
         'Action in, observation out. "Physics alone" are bare physics steps of the same worlds, '
         "without observation, reward and reset, on every core; ours costs so many times their "
         "time. The goal for humanoid and walker is 1.3x on a CPU and 1.15x on a GPU. Our worlds' "
-        "episodes end one after another, as in a training, and so do EnvPool's; Gymnasium's end "
-        "all at once, which most of its rounds do not see.",
+        "episodes end one after another, as in a training, and so do EnvPool's (its seconds until "
+        "timed hold the episode that spreads them); Gymnasium's end all at once, which most of "
+        "its rounds do not see.",
     ),
     "learner": (
         "Updates",

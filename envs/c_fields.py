@@ -7,7 +7,7 @@ import jax
 import mujoco
 import numpy as np
 
-from fastsac.envs.dlpack import aliased, on_grid
+from fastsac.envs.dlpack import aliased, aligned
 
 
 def shaped(name: str, value: np.ndarray, batch_dims: int = 0) -> np.ndarray:
@@ -41,18 +41,19 @@ class RecordedModelFields(dict[str, Any]):
 class Mirror:
     """Copies of C arrays where XLA reads them in place.
 
-    jax copies what is strided or off its grid at every call, which takes 5 to 10 us an array; these
+    jax copies what is strided or not aligned at every call, which takes 5 to 10 us an array; these
     copies take 1 to 2.
 
     Args:
         sources: live arrays.
 
     Attributes:
-        arrays: name -> what a compiled function takes, as it was at the last ``refresh``.
+        arrays: name -> what a compiled function takes, as it was at the last ``refresh``;
+            there must have been one.
     """
 
     def __init__(self, sources: Mapping[str, np.ndarray]):
-        copies = {k: on_grid(v.shape, v.dtype) for k, v in sources.items()}
+        copies = {k: aligned(v.shape, v.dtype) for k, v in sources.items()}
         self._pairs = [(copies[k], sources[k]) for k in sources]
         self.arrays = {k: aliased(v) for k, v in copies.items()}
 

@@ -1,4 +1,4 @@
-"""The one place where jax and torch meet: arrays cross without a copy, through DLPack.
+"""The one place where jax meets torch's and numpy's memory: through DLPack, without a copy.
 
 torch.from_dlpack passes torch's current stream to jax, so that the export is ordered on the GPU
 and the host does not wait. A tensor made here shares the jax array's memory: never write to it.
@@ -22,24 +22,23 @@ def to_jax(tensor: torch.Tensor) -> jax.Array:
     return jax.dlpack.from_dlpack(tensor.detach())
 
 
-def on_grid(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Returns uninitialised memory that begins at a multiple of 64 bytes, as ``aliased`` wants."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    return memory[start:][:size].view(dtype).reshape(shape)
 
 
 def aliased(array: np.ndarray) -> jax.Array:
-    """Returns what a compiled function reads an array's memory through, whatever is there then.
+    """Returns an array through which a compiled function reads whatever the memory then holds.
 
-    No jax array else changes: pass it to functions whose results are waited for, and to nothing
-    whose result could share its memory.
+    Unlike every other jax array, its values change: pass it to functions whose results are waited
+    for, and to nothing whose result could share its memory.
 
     Raises:
-        ValueError: the array begins off the grid.
+        ValueError: the array is not aligned to 64 bytes.
         jax.errors.JaxRuntimeError: it is strided.
     """
     with jax.enable_x64(True):  # else 64 bits become 32
-        # With its device named, what it goes into is compiled for the CPU beside a GPU too.
         return jax.dlpack.from_dlpack(array, device=jax.devices("cpu")[0], copy=False)

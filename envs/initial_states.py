@@ -87,15 +87,15 @@ class InitialStates:
         else:
             self._env.task.random.seed(seed)
         physics: Any = self._env.physics
-        model, data = physics.model.ptr, physics.data.ptr
         if not self.suite.task.model_is_drawn:  # a write relative to the last row's would add up
             for name in self.suite.task.randomised:
-                getattr(model, name)[...] = getattr(self.suite.model, name)
+                getattr(physics.model.ptr, name)[...] = getattr(self.suite.model, name)
         if self.suite.randomization.drawn:
             of_user = np.random.default_rng(self._seed_sequence(index, 1))
-            self.suite.randomization.apply(model, of_user)
+            self.suite.randomization.apply(physics.model.ptr, of_user)
         with physics.reset_context():
             self._env.task.initialize_episode(physics)
+        model, data = physics.model.ptr, physics.data.ptr
         fields = {k: data for k in (*STATE, SENSORS)} | {k: model for k in self.suite.model_fields}
         return {k: np.array(getattr(owner, k), np.float64) for k, owner in fields.items()}
 

@@ -9,7 +9,7 @@ import numpy as np
 from fastsac.bench.harness import Unavailable
 from fastsac.bench.stepping import random_actions, stepped
 from fastsac.envs.registry import find
-from fastsac.envs.suite import ENDLESS, Suite, load, load_suite
+from fastsac.envs.suite import Suite, load, load_suite
 
 
 def open_env(task: str, num_envs: int) -> Any:
@@ -24,16 +24,15 @@ def open_env(task: str, num_envs: int) -> Any:
         name, num_envs=num_envs, batch_size=num_envs, num_threads=threads, seed=0
     )
     suite = load_suite(find(task))
-    try:
-        _check_same_step(suite, env, num_envs)
-    except Unavailable:
-        env.close()
-        raise
     # As EnvPool takes them: in dm_control's own action range, float64.
     actions = random_actions(num_envs, suite.action_dim).numpy().astype(np.float64)
     controls = list(suite.control(actions))
-    if suite.max_episode_steps < ENDLESS:
+    try:
+        _check_same_step(suite, env, num_envs)
         _spread_episodes(env, controls, num_envs, suite.max_episode_steps)
+    except BaseException:
+        env.close()
+        raise
     return stepped(env.step, controls, num_envs, env.close)
 
 
@@ -42,7 +41,7 @@ def _spread_episodes(env: Any, actions: list[np.ndarray], num_envs: int, steps: 
     starts = np.arange(num_envs) * steps // num_envs
     for step in range(steps):
         if (begun := np.flatnonzero(starts == step)).size:
-            env.reset(begun)
+            env.reset(begun.astype(np.int32))
         env.step(actions[step % len(actions)])
 
 

@@ -3,7 +3,7 @@
 MuJoCo's own Batch holds the worlds and steps them on threads that never take Python's lock. A
 world steps exactly as dm_control steps it: mj_step2 then mj_step1, so that everything derived
 belongs to the new state. Observation and reward are the task's own functions, vmapped, jitted and
-evaluated in float64 on the batch's arrays.
+evaluated in float64 on copies of the batch's arrays.
 """
 
 import collections
@@ -25,7 +25,7 @@ import torch
 from mujoco.batch import Batch
 
 from fastsac.envs.c_fields import Mirror, RecordedFields, RecordedModelFields, shaped
-from fastsac.envs.dlpack import aliased, on_grid
+from fastsac.envs.dlpack import aliased, aligned
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
@@ -37,6 +37,7 @@ _WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning._
 _DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel", "badqacc")]
 # With these stages at the new state a step is mj_step2, mj_step1: the next one continues from them.
 _AS_STEP1 = int(mujoco.mjtStage.mjSTAGE_VEL)
+_NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 # A thread that has fewer microseconds of work a step costs more to wake than it brings (two threads
 # against one, 64 worlds: pendulum, 150 us in all, 1.25x and reacher, 180 us, 1.35x on two idle
 # cores; 0.85x where another program keeps one of them busy).
@@ -80,20 +81,24 @@ class NativeEngine:
         # Live views (B, ...).
         self._state: Rows = {k: batch.bind(k) for k in STATE}
         self._control = batch.bind("ctrl")
-        # A world as mj_resetData leaves it; Batch.reset's checks take longer than a small step.
+        # A world as mj_resetData leaves it; what Batch.reset checks takes as long as a small step.
         self._blank = batch.state[0].copy()
+        # What of a past such a row does not wipe out: act_dot, a plugin's own memory, who sleeps.
+        sleeps = suite.model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+        self._resets_slowly = bool(suite.model.na or suite.model.nplugin or sleeps)
         fields, model_fields = self._read_fields()
         self._fields = Mirror({k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)})
         self._model_fields = Mirror({k: self._models.rows[k] for k in sorted(model_fields)})
         self.obs_dim = suite.obs_dim
 
         self.warnings: collections.Counter[str] = collections.Counter()
+        self._warned_before = np.zeros((num_envs, len(_WARNINGS)), np.int32)
         # dm_control logs each of MuJoCo's warnings; those of the engine's steps are counted here.
         logging.getLogger("absl").addFilter(_is_not_counted)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="native-engine")
         self._pending: Future[None] | None = None
         self._pool: InitialStates | None = None
-        self._clocks = on_grid((num_envs,), np.int64)
+        self._clocks = aligned((num_envs,), np.int64)
         self._clocks_read = aliased(self._clocks)
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
@@ -117,7 +122,7 @@ class NativeEngine:
             self._step()
         self._clocks += 1
         obs, reward, (terminated, truncated, invalid, done) = self._outcomes()
-        if self._batch.warning.any():
+        if (self._batch.warning[:, :, 1] != self._warned_before).any():
             warned = self._count_warnings()
             # The state is MuJoCo's reset one, finite but not the step's result.
             obs[warned], reward[warned], terminated[warned] = 0, 0, False
@@ -191,7 +196,11 @@ class NativeEngine:
 
     def _initialise(self, worlds: np.ndarray, rows: Rows) -> None:
         """Puts rows[k] into world worlds[k], nothing of its past left, as dm_control resets."""
-        self._batch.state[worlds] = self._blank
+        if self._resets_slowly:
+            self._batch.reset(worlds, stage=_NOTHING)
+        else:
+            self._batch.state[worlds] = self._blank
+        self._batch.warning[worlds] = self._warned_before[worlds] = 0
         for name, values in self._state.items():
             values[worlds] = rows[name]
         self._models.write(worlds, rows)
@@ -201,9 +210,15 @@ class NativeEngine:
         self._state["qacc_warmstart"][worlds] = rows["qacc_warmstart"]
 
     def _count_warnings(self) -> np.ndarray:
-        """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged."""
-        new = self._batch.warning[:, :, 1].copy()
-        self._batch.warning[:] = 0  # the worlds count on from it
+        """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged.
+
+        MuJoCo's own numbers stay, up to a reset: the first of a kind it reports to dm_control, in
+        Python.
+        """
+        numbers = self._batch.warning[:, :, 1]
+        # A diverged world was reset by MuJoCo, and its numbers with it.
+        new = np.where(numbers >= self._warned_before, numbers - self._warned_before, numbers)
+        self._warned_before[:] = numbers
         for kind in np.flatnonzero(new.any(axis=0)):
             if _WARNINGS[kind] not in self.warnings:
                 logging.getLogger("fastsac").warning(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastsac.envs.c_fields import Mirror
-from fastsac.envs.dlpack import aliased, on_grid
+from fastsac.envs.dlpack import aliased, aligned
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 255])
@@ -24,15 +24,20 @@ def test_a_compiled_function_sees_what_the_source_holds_at_the_refresh(rows):
 
 
 def test_an_aliased_array_is_the_same_memory_and_the_cpus():
-    clocks = on_grid((5,), np.int64)
+    clocks = aligned((5,), np.int64)
     array = aliased(clocks)
     assert array.unsafe_buffer_pointer() == clocks.ctypes.data and array.dtype == np.int64
-    # Uncommitted it would be taken to the GPU where there is one.
+    # Uncommitted, what it goes into would be compiled for the GPU where there is one.
     assert array.committed and array.devices() == {jax.devices("cpu")[0]}
 
 
 def test_memory_that_xla_would_have_to_copy_is_refused():
-    grid = on_grid((64, 8), np.float64)
-    for off in (grid[:, :3], grid.ravel()[1:]):
+    whole = aligned((64, 8), np.float64)
+    for part in (whole[:, :3], whole.ravel()[1:]):
         with pytest.raises((ValueError, jax.errors.JaxRuntimeError)):
-            aliased(off)
+            aliased(part)
+
+
+def test_a_field_without_entries_can_be_read():
+    for _ in range(50):  # wherever its memory begins
+        assert Mirror({"act": np.empty((4, 0))}).arrays["act"].shape == (4, 0)

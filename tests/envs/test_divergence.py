@@ -89,6 +89,52 @@ def test_the_fresh_episode_goes_on_as_dm_controls(dm, make, actions):
         assert torch.equal(value, clean.get_state()[name])
 
 
+def test_a_divergence_in_a_step_that_failed_is_forgotten_by_reset(make, monkeypatch):
+    env = make("humanoid_walk", num_envs=3, engine="native")
+    first = env.reset(seed=0)[0]
+    step = env.engine._step
+
+    def steps_and_fails():
+        step()
+        raise RuntimeError("mujoco gave up on another world")
+
+    qpos = env.get_state()["qpos"]
+    qpos[1] = NAN
+    env.set_state({"qpos": qpos})
+    with monkeypatch.context() as patch:
+        patch.setattr(env.engine, "_step", steps_and_fails)
+        with pytest.raises(RuntimeError, match="gave up"):
+            env.step(torch.zeros(3, 21))
+    assert torch.equal(env.reset(seed=0)[0], first)
+    assert not env.step(torch.zeros(3, 21))[4]["invalid"].any()
+
+
+MUSCLE = """<mujoco>
+  <worldbody>
+    <body><joint name="x" type="slide"/><geom size="0.1" mass="2"/></body>
+  </worldbody>
+  <actuator>
+    <general joint="x" ctrlrange="-1 1" dyntype="filter" dynprm="0.5" gainprm="1"/>
+  </actuator>
+</mujoco>"""
+
+
+def test_an_actuators_rate_does_not_outlive_its_episode(make):
+    """act_dot is in no state, and a reset's forward pass has no actuation that would write it."""
+    fastsac.register(
+        *("muscle", MUSCLE, lambda physics: {"rate": physics.act_dot}),
+        *(lambda physics: physics.qpos[0],),
+        **dict(time_limit=0.1),
+    )
+    env = make("muscle", num_envs=2, engine="native")
+    env.reset(seed=0)
+    done = False
+    while not done:
+        obs, _, _, truncated, info = env.step(torch.ones(2, 1))
+        done = truncated.all()
+    assert (info["final_obs"] > 0.5).all() and (obs == 0).all()
+
+
 CART = """<mujoco>
   <option timestep="0.01" gravity="0 0 0"/>
   <worldbody>
