@@ -14,7 +14,7 @@ import torch
 from fastsac.bench import compare, envs, kernels, learner, learning, page, train
 from fastsac.bench.harness import NOT_BEGUN, Case, run
 from fastsac.cli import Parser
-from fastsac.errors import ConfigError
+from fastsac.errors import ConfigError, RunError
 
 _LEVELS = {
     "learner": learner.cases,
@@ -27,7 +27,8 @@ _COMMANDS = {"learning": learning.main, "compare": compare.main, "page": page.ma
 _REPETITIONS, _QUICK_REPETITIONS = 9, 5
 _QUICK_SECONDS = 210.0  # with the case under way and the training, five minutes on two cores
 # Level 4 of --quick: a training of half a minute, which shows that it runs, not what it can reach.
-_SHORT_TRAINING = ("cartpole_balance", "--preset cpu --total-steps 20000 --eval-every 5000")
+_SHORT_TRAINING = "cartpole_balance"
+_SHORT_FLAGS = ("--preset", "cpu", "--total-steps", "20000", "--eval-every", "5000")
 
 
 def main(args: list[str]) -> None:
@@ -71,9 +72,10 @@ def _keep(path: Path | None, level: str, row: dict[str, Any]) -> None:
 
 
 def _train_shortly(path: Path | None) -> None:
-    task, flags = _SHORT_TRAINING
     with tempfile.TemporaryDirectory() as directory:
-        learning.main([task, "--setting", f"cpu={flags}", "--seeds", "1", "-o", directory])
+        training = learning.Run(Path(directory), _SHORT_TRAINING, "cpu", _SHORT_FLAGS, seed=0)
+        if learning.train_all([training], jobs=1, threads=0):
+            raise RunError("the short training failed")
         for row in learning.recorded(Path(directory)):
             _keep(path, "learning", row)
 
