@@ -50,3 +50,18 @@ def outcome(
         terminated=terminated & valid,
         valid=valid,
     )
+
+
+def endings(
+    result: Outcome, clocks: jax.Array, max_episode_steps: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns who terminated, was truncated, and is done with an episode, each (B,) bool.
+
+    Args:
+        result: all worlds' outcomes.
+        clocks: (B,) integers, how old each episode is after the step.
+        max_episode_steps: the time limit.
+    """
+    truncated = (clocks >= max_episode_steps) | ~result.valid
+    terminated = result.terminated & ~truncated
+    return terminated, truncated, terminated | truncated

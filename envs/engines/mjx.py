@@ -20,7 +20,7 @@ from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_model import Indexed, edited, held_fields, solve, step1, step2
 from fastsac.envs.initial_states import InitialStates
-from fastsac.envs.outcome import observation, outcome
+from fastsac.envs.outcome import endings, observation, outcome
 from fastsac.envs.suite import SENSORS, STATE, Suite
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
@@ -296,10 +296,8 @@ class MjxEngine:
     def _step_worlds(self, worlds: _Worlds, action: jax.Array) -> Any:
         data, result = jax.vmap(self._control_step)(worlds.data, worlds.model_fields, action)
         clocks = worlds.clocks + 1
-        truncated = (clocks >= self.suite.max_episode_steps) | ~result.valid
-        terminated = result.terminated & ~truncated
+        terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
         worlds = worlds._replace(data=data, clocks=clocks)
-        done = terminated | truncated
         worlds, obs = self._reset_where(done, worlds, result.obs)
         step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
         return worlds, step

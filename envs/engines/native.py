@@ -29,7 +29,7 @@ from fastsac.envs.dlpack import aliased, aligned
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
-from fastsac.envs.outcome import observation, outcome
+from fastsac.envs.outcome import endings, observation, outcome
 from fastsac.envs.registry import Task
 from fastsac.envs.suite import STATE, Suite
 
@@ -265,9 +265,8 @@ class NativeEngine:
 
         def step(fields: Rows, rows: Rows, clocks: jax.Array) -> list[jax.Array]:
             result = jax.vmap(self._of_world(outcome))(fields, rows)
-            truncated = (clocks >= self.suite.max_episode_steps) | ~result.valid
-            terminated = result.terminated & ~truncated
-            flags = [terminated, truncated, ~result.valid, terminated | truncated]
+            terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
+            flags = [terminated, truncated, ~result.valid, done]
             bytes_of_words = jax.numpy.stack(flags).reshape(-1, 4).astype("uint8")
             return [result.obs, result.reward, bytes_of_words]
 
