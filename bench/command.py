@@ -13,8 +13,8 @@ import torch
 
 from fastsac.bench import compare, envs, kernels, learner, learning, page, train
 from fastsac.bench.harness import NOT_BEGUN, Case, run
-from fastsac.cli import Parser
 from fastsac.errors import ConfigError, RunError
+from fastsac.parser import Parser
 
 _LEVELS = {
     "learner": learner.cases,

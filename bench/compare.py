@@ -16,8 +16,8 @@ from typing import Any
 
 from fastsac.bench import rows
 from fastsac.bench.rows import LABELS, Row
-from fastsac.cli import Parser
 from fastsac.errors import ConfigError
+from fastsac.parser import Parser
 
 _DRIFT = "not in the intervals: how the machine drifted between A and B; measure A again to see it"
 

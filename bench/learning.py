@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.cli import Parser
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
+from fastsac.parser import Parser
 from fastsac.plot import INK, LEGEND, panels_of_returns
 from fastsac.run_directory import RESULT, short_name
 from fastsac.run_statistics import (
@@ -297,9 +297,3 @@ def _runs(parsed: argparse.Namespace) -> list[Run]:
         for seed in range(parsed.seeds)
         for name, flags in settings.items()
     ]
-
-
-if __name__ == "__main__":
-    from fastsac.cli import main as command
-
-    sys.exit(command(["bench", "learning", *sys.argv[1:]]))

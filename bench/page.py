@@ -15,8 +15,8 @@ from fastsac.bench import rows as bench_rows
 from fastsac.bench.harness import RESULTS
 from fastsac.bench.page_tables import Comparison, case_name, comparisons
 from fastsac.bench.rows import LABELS, Row, machine
-from fastsac.cli import Parser
 from fastsac.errors import ConfigError
+from fastsac.parser import Parser
 
 _TITLE = "# Speed\n"
 _HOW = """

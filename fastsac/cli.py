@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from fastsac.errors import ConfigError, UserError
+from fastsac.parser import Parser
 
 _HELP = """\
 usage: fastsac COMMAND ...
@@ -289,24 +289,6 @@ def _doctor(args: list[str]) -> None:
     from fastsac.doctor import print_report
 
     print_report()
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that reports an error as the sentence it is."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but ``--flag=--`` is an error; up to Python 3.12 its value is a list."""
-        parsed, unknown = super().parse_known_args(args, namespace)
-        for action in self._actions:
-            value = getattr(parsed, action.dest, None)
-            values = value if isinstance(action.default, list) else [value]
-            if action.nargs is None and values is not None and [] in values:
-                self.error(f"argument {action.option_strings[-1]}: expected one argument")
-        return parsed, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage."""
-        raise ConfigError(f"{self.prog.removeprefix('fastsac ')}: {message}")
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -1,79 +1,17 @@
 """The configuration: frozen dataclasses from which the command line is generated."""
 
 import dataclasses
-import functools
 import json
 import math
-import reprlib
-import types
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastsac.errors import ConfigError
+from fastsac.typed_fields import LARGEST_FLOAT, require, require_types
 
 Precision = Literal["float32", "tf32", "bf16"]
 # Of the evaluations' initial states: others than a training's, unless its --seed is this one.
 EVAL_SEED = 10_000
-
-
-# What a float32 tensor and an int64 one can hold.
-_LARGEST_FLOAT, _LARGEST_INT = 3.4e38, 2**63 - 1
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ConfigError(sentence)
-
-
-def _require_types(config: Any) -> None:
-    """Refuses a value that is none of its field's annotation."""
-    for name, kind in _annotations(config.__class__).items():
-        if not _is_a(value := getattr(config, name), kind):
-            try:
-                got = " ".join(reprlib.repr(value).split())
-            except ValueError:  # an integer of more digits than Python prints
-                got = f"{type(value).__name__} of unprintable size"
-            flag = f"--{name.replace('_', '-')}" if name not in ("task", "sac") else name
-            raise ConfigError(f"{flag} must be {_in_words(kind)}, got {got}")
-
-
-@functools.cache
-def _annotations(config: type) -> dict[str, Any]:
-    return get_type_hints(config)
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotation; a bool is no number, and numbers are finite."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return isinstance(value, str) and value in parts
-    if origin is types.UnionType:
-        return any(_is_a(value, part) for part in parts)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        parts = parts[:1] * len(value) if parts[-1] is ... else parts
-        return len(value) == len(parts) and all(map(_is_a, value, parts))
-    if isinstance(value, bool):
-        return kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and abs(value) <= _LARGEST_FLOAT
-    return isinstance(value, kind) and (kind is not int or abs(value) <= _LARGEST_INT)
-
-
-def _in_words(kind: Any) -> str:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(parts)}"
-    if origin is types.UnionType:
-        return " or ".join(map(_in_words, parts))
-    if origin is tuple:
-        count = "" if parts[-1] is ... else f"{len(parts)} times "
-        return f"a tuple of {count}{_in_words(parts[0])}"
-    words = {bool: "True or False", int: "an integer below 2**63", str: "text"}
-    words |= {float: "a finite number (of float32)", types.NoneType: "None"}
-    return words.get(kind, f"a {kind.__name__}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,63 +58,63 @@ class SACConfig:
     """Of the networks' matmuls and what they return; the rest, weights included, is float32."""
 
     def __post_init__(self) -> None:
-        _require_types(self)
-        _require(
+        require_types(self)
+        require(
             len(self.hidden_sizes) > 0 and min(self.hidden_sizes) > 0,
             f"--hidden-sizes must be positive widths, got {self.hidden_sizes}",
         )
-        _require(self.num_critics >= 1, f"--num-critics must be at least 1, got {self.num_critics}")
-        _require(
+        require(self.num_critics >= 1, f"--num-critics must be at least 1, got {self.num_critics}")
+        require(
             self.policy_delay >= 1, f"--policy-delay must be at least 1, got {self.policy_delay}"
         )
-        _require(0 <= self.gamma < 1, f"--gamma must be in [0, 1), got {self.gamma}")
-        _require(0 < self.tau <= 1, f"--tau must be in (0, 1], got {self.tau}")
+        require(0 <= self.gamma < 1, f"--gamma must be in [0, 1), got {self.gamma}")
+        require(0 < self.tau <= 1, f"--tau must be in (0, 1], got {self.tau}")
         for flag in ("learning_rate", "initial_temperature", "initial_std"):
             value = getattr(self, flag)
             name = flag.replace("_", "-")
-            _require(
+            require(
                 value is None or value > 0,
                 f"--{name} must be positive, got {value}",
             )
-        _require(
+        require(
             self.weight_decay >= 0,
             f"--weight-decay must be non-negative, got {self.weight_decay}",
         )
-        _require(
+        require(
             self.num_atoms is None or self.num_atoms >= 2,
             f"--num-atoms must be at least 2, got {self.num_atoms}",
         )
-        _require(
+        require(
             self.value_range is None or self.num_atoms is not None,
             "--value-range is of the atoms of --num-atoms, which is not given",
         )
-        _require(
+        require(
             self.value_range is None or self.value_range[0] < self.value_range[1],
             f"--value-range must be a lower number and a higher one, got {self.value_range}",
         )
         if self.num_atoms is not None:
             low, high = self.support
-            _require(
-                1e-6 * max(-low, high) < (high - low) / (self.num_atoms - 1) < _LARGEST_FLOAT,
+            require(
+                1e-6 * max(-low, high) < (high - low) / (self.num_atoms - 1) < LARGEST_FLOAT,
                 f"--num-atoms {self.num_atoms} from {low:g} to {high:g} (--value-range, or by "
                 "--gamma) are closer or wider than float32 can tell apart",
             )
-        _require(
+        require(
             self.temperature is None or self.temperature >= 0,
             f"--temperature must be non-negative, got {self.temperature}",
         )
-        _require(
+        require(
             self.temperature is None or self.target_entropy_per_dim == -1,
             "--target-entropy-per-dim contradicts --temperature: a fixed temperature has no "
             "entropy target",
         )
-        _require(
+        require(
             self.initial_std is None
             or self.log_std_min < math.log(self.initial_std) < self.log_std_max,
             f"--initial-std {self.initial_std} must lie between the exponentials of --log-std-min "
             f"{self.log_std_min} and --log-std-max {self.log_std_max}: beyond, nothing is learned",
         )
-        _require(
+        require(
             self.log_std_min < self.log_std_max,
             f"--log-std-min {self.log_std_min} must lie below --log-std-max {self.log_std_max}",
         )
@@ -277,37 +215,37 @@ class TrainConfig:
     """The algorithm."""
 
     def __post_init__(self) -> None:
-        _require_types(self)
+        require_types(self)
         for flag, least in _LEAST.items():
             value = getattr(self, flag)
             sentence = f"--{flag.replace('_', '-')} must be at least {least}, got {value}"
-            _require(value >= least, sentence)
-        _require(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}")
-        _require(
+            require(value >= least, sentence)
+        require(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}")
+        require(
             self.updates_per_step is None or self.updates_per_step >= 1,
             f"--updates-per-step must be at least 1, got {self.updates_per_step}",
         )
-        _require(
+        require(
             self.max_seconds is None or self.max_seconds > 0,
             f"--max-seconds must be positive, got {self.max_seconds}",
         )
-        _require(self.log_seconds > 0, f"--log-seconds must be positive, got {self.log_seconds}")
-        _require(
+        require(self.log_seconds > 0, f"--log-seconds must be positive, got {self.log_seconds}")
+        require(
             self.run_dir is None or (self.run_dir != "" and "\0" not in self.run_dir),
             f"--run-dir must be a path, got {self.run_dir!r}",
         )
-        _require(
+        require(
             self.replay_capacity >= self.num_envs,
             f"--replay-capacity {self.replay_capacity} cannot hold one step of "
             f"--num-envs {self.num_envs} worlds",
         )
-        _require(
+        require(
             self.learning_starts < self.total_steps,
             f"--learning-starts {self.learning_starts} leaves nothing to learn in "
             f"--total-steps {self.total_steps}",
         )
         before = max(math.ceil(self.learning_starts / self.num_envs), self.n_step)
-        _require(
+        require(
             before * self.num_envs < self.total_steps,
             f"the first update comes after {before * self.num_envs} steps (--learning-starts "
             f"{self.learning_starts}, --n-step {self.n_step}, --num-envs {self.num_envs}): none in "

@@ -1,10 +1,5 @@
 """What a user can get wrong. The command line prints these as one sentence."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fastsac.config import TrainConfig
-
 
 class UserError(Exception):
     """Bad input; the message is a sentence that says what to change."""
@@ -38,14 +33,3 @@ def says_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, numpy, torch or JAX says that a device has no memory left."""
     signs = ("out of memory", "RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
-
-
-def out_of_memory(error: BaseException, config: "TrainConfig") -> str | None:
-    """Returns the sentence for an error that says a device has no memory left, else None."""
-    if not says_out_of_memory(error):
-        return None
-    reason = " ".join(str(error).split())
-    return (
-        f"out of memory: lower --num-envs {config.num_envs}, --batch-size {config.batch_size} or "
-        f"--replay-capacity {config.replay_capacity} ({reason or type(error).__name__})"
-    )

@@ -9,7 +9,7 @@ from fastsac.config import SACConfig, TrainConfig
 from fastsac.envs.engines.native import world_bytes
 from fastsac.envs.factory import engine_for
 from fastsac.envs.registry import find
-from fastsac.errors import ConfigError
+from fastsac.errors import ConfigError, says_out_of_memory
 from fastsac.replay import free_bytes, row_bytes
 
 _FLOAT = 4
@@ -100,6 +100,17 @@ def memory_plan(config: TrainConfig, obs_dim: int, action_dim: int, worlds: int)
         worlds=worlds,
         updates=rows + acting,
         networks=actor_weights * trained + critic_weights * (trained + target),
+    )
+
+
+def out_of_memory(error: BaseException, config: TrainConfig) -> str | None:
+    """Returns the sentence for an error that says a device has no memory left, else None."""
+    if not says_out_of_memory(error):
+        return None
+    reason = " ".join(str(error).split())
+    return (
+        f"out of memory: lower --num-envs {config.num_envs}, --batch-size {config.batch_size} or "
+        f"--replay-capacity {config.replay_capacity} ({reason or type(error).__name__})"
     )
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastsac import run_directory
 from fastsac.config import TrainConfig
-from fastsac.errors import ConfigError, out_of_memory
+from fastsac.errors import ConfigError
 from fastsac.interruption import StopSignals
+from fastsac.memory_plan import out_of_memory
 from fastsac.training_run import TrainingRun, TrainResult
 
 # What a resumed run may be given anew: nothing that its training depends on.

@@ -15,8 +15,9 @@ import torch
 from fastsac import checkpoint, run_directory
 from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED, TrainConfig
-from fastsac.errors import CheckpointError, NotFiniteError, RunError, out_of_memory
+from fastsac.errors import CheckpointError, NotFiniteError, RunError
 from fastsac.evaluation import Evaluation, evaluate
+from fastsac.memory_plan import out_of_memory
 from fastsac.metrics import MetricsWriter
 from fastsac.policy import Policy
 from fastsac.profiling import Profiler
