@@ -10,8 +10,8 @@ import jax
 import torch
 
 from fastsac.bench.harness import Case, Unavailable
-from fastsac.config import Precision
-from fastsac.flat import float32_matmuls
+from fastsac.learner.config import Precision
+from fastsac.learner.flat_weights import float32_matmuls
 
 SECONDS_PER_REPETITION = 0.1
 # A graph is launched in about 5 us; in that of a whole update a call costs less than that.

@@ -13,8 +13,8 @@ import torch
 from fastsac import SAC, ReplayBuffer, SACConfig
 from fastsac.bench import device, peers
 from fastsac.bench.harness import Case
-from fastsac.config import Precision
-from fastsac.flat import cpu_multiplies_bf16
+from fastsac.learner.config import Precision
+from fastsac.learner.flat_weights import cpu_multiplies_bf16
 
 # The paper's setting, with cheetah's sizes.
 OBS_DIM, ACTION_DIM = 17, 6

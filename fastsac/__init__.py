@@ -8,28 +8,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastsac.config import SACConfig, TrainConfig
+    from fastsac.config import TrainConfig
     from fastsac.envs import VectorEnv, make
     from fastsac.envs.custom import register
     from fastsac.envs.registry import tasks
-    from fastsac.policy import Policy, load_policy
-    from fastsac.replay import Batch, ReplayBuffer
-    from fastsac.sac import SAC
+    from fastsac.learner.config import SACConfig
+    from fastsac.learner.policy import Policy
+    from fastsac.learner.replay import Batch, ReplayBuffer
+    from fastsac.learner.sac import SAC
+    from fastsac.policy_file import load_policy
     from fastsac.training import TrainResult, resume, train
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "SAC": "sac",
-    "SACConfig": "config",
+    "SAC": "learner.sac",
+    "SACConfig": "learner.config",
     "TrainConfig": "config",
     "TrainResult": "training",
     "train": "training",
     "resume": "training",
-    "Batch": "replay",
-    "ReplayBuffer": "replay",
-    "Policy": "policy",
-    "load_policy": "policy",
+    "Batch": "learner.replay",
+    "ReplayBuffer": "learner.replay",
+    "Policy": "learner.policy",
+    "load_policy": "policy_file",
     "VectorEnv": "envs",
     "make": "envs",
     "register": "envs.custom",

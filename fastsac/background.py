@@ -10,7 +10,7 @@ import torch
 from fastsac.config import EVAL_SEED
 from fastsac.envs import VectorEnv, make
 from fastsac.evaluation import Evaluation, evaluate, evaluate_in
-from fastsac.policy import Policy
+from fastsac.learner.policy import Policy
 
 Counters = dict[str, float]
 

@@ -16,7 +16,7 @@ from fastsac.envs import VectorEnv, make
 from fastsac.envs.registry import find
 from fastsac.envs.suite import ENDLESS, action_range, load
 from fastsac.errors import CheckpointError, ConfigError
-from fastsac.policy import load_policy
+from fastsac.policy_file import load_policy
 
 # Of an evaluation episode where the task has no time limit (lqr).
 ENDLESS_STEPS = 1000

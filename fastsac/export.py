@@ -17,7 +17,8 @@ from fastsac.atomic_write import require_place, write_atomically
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
 from fastsac.errors import ConfigError, RunError
-from fastsac.policy import Policy, load_policy
+from fastsac.learner.policy import Policy
+from fastsac.policy_file import load_policy
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

@@ -14,7 +14,7 @@ import torch
 
 from fastsac import checkpoint
 from fastsac.errors import CheckpointError
-from fastsac.replay import ReplayBuffer
+from fastsac.learner.replay import ReplayBuffer
 
 _FOLDER = "replay"
 

@@ -10,10 +10,10 @@ import torch
 from fastsac import checkpoint, run_directory
 from fastsac.config import TrainConfig
 from fastsac.errors import CheckpointError, DamagedError, RunError
-from fastsac.policy import Policy
-from fastsac.replay import ReplayBuffer, row_bytes
+from fastsac.learner.policy import Policy
+from fastsac.learner.replay import ReplayBuffer, row_bytes
+from fastsac.learner.sac import SAC
 from fastsac.replay_files import ReplayFiles, is_name, read_rows
-from fastsac.sac import SAC
 
 # Larger buffers are not saved unless asked for.
 _LARGEST_REPLAY = 2_000_000_000

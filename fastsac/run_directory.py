@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fastsac.atomic_write import write_atomically
-from fastsac.config import TrainConfig, sac_from_json
+from fastsac.config import TrainConfig
 from fastsac.errors import ConfigError, RunError
+from fastsac.learner.config import sac_from_json
 from fastsac.machine import machine
 
 CONFIG = "config.json"

@@ -17,9 +17,9 @@ from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED, TrainConfig
 from fastsac.errors import CheckpointError, NotFiniteError, RunError
 from fastsac.evaluation import Evaluation, evaluate
+from fastsac.learner.policy import Policy
 from fastsac.memory_plan import out_of_memory
 from fastsac.metrics import MetricsWriter
-from fastsac.policy import Policy
 from fastsac.profiling import Profiler
 from fastsac.run_checkpoints import Resumed, RunCheckpoints, disk_bytes
 from fastsac.run_directory import RunDirectory

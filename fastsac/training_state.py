@@ -8,10 +8,10 @@ import torch
 from fastsac.config import TrainConfig
 from fastsac.envs import make
 from fastsac.episodes import EpisodeReturns
+from fastsac.learner.n_step import NStepReturns
+from fastsac.learner.replay import ReplayBuffer
+from fastsac.learner.sac import SAC
 from fastsac.memory_plan import memory_plan, require_worlds
-from fastsac.n_step import NStepReturns
-from fastsac.replay import ReplayBuffer
-from fastsac.sac import SAC
 from fastsac.seeding import stream_seed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastsac.atomic_write import require_place, write_atomically
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
-from fastsac.policy import load_policy
+from fastsac.policy_file import load_policy
 from fastsac.video_writers import Gif, Mp4, writer_for
 
 

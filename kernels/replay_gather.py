@@ -3,8 +3,8 @@
     obs_b      = (rows[index_b, obs] - mean) / sqrt(var + epsilon)        next_obs likewise
     action_b   = rows[index_b, action]                                    reward, flags likewise
 
-A row holds obs (O), action (A), reward, terminated, next_obs (O), weight and steps, one after
-another (fastsac.replay.Batch). Shapes: rows (C, 2 O + A + 4), index (B,) int64; mean and var
+A row holds obs (O), action (A), reward, terminated, next_obs (O), weight and steps, one behind
+the other (fastsac.learner.replay.Batch). Shapes: rows (C, 2 O + A + 4), index (B,) int64; mean, var
 (O,). No gradient. float32, or float64 by the reference.
 """
 

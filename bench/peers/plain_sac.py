@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsac.bench import device, learner, stepping
-from fastsac.config import Precision
-from fastsac.flat import float32_matmuls
+from fastsac.learner.config import Precision
+from fastsac.learner.flat_weights import float32_matmuls
 
 _GAMMA, _TAU, _LEARNING_RATE = 0.99, 0.005, 3e-4
 _LOG_STD_MIN, _LOG_STD_MAX = -20.0, 2.0

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsac
 from fastsac.interruption import StopSignals
+from fastsac.learner.replay import row_bytes
 from fastsac.presets import preset_config
-from fastsac.replay import row_bytes
 from fastsac.training import train_loop
 from fastsac.training_state import TrainingState
 

@@ -10,7 +10,7 @@ from fastsac import SAC, SACConfig
 from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED
 from fastsac.evaluation import evaluate
-from fastsac.policy import Policy
+from fastsac.learner.policy import Policy
 
 TASK, OBS, ACT = "cartpole_balance", 5, 1
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fastsac import SAC, ReplayBuffer, memory_plan
-from fastsac.config import SACConfig, TrainConfig
+from fastsac.config import TrainConfig
 from fastsac.errors import ConfigError
+from fastsac.learner.config import SACConfig
 from fastsac.presets import preset_config
 
 CPU = torch.device("cpu")

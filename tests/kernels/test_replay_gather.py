@@ -6,7 +6,7 @@ import torch
 
 from fastsac.kernels import replay_gather
 from fastsac.kernels.replay_gather import fused, reference
-from fastsac.replay import Batch, ReplayBuffer
+from fastsac.learner.replay import Batch, ReplayBuffer
 
 CAPACITY = 37
 BATCHES = (1, 3, 64, 255, 1023)

@@ -8,7 +8,7 @@ import torch
 
 from fastsac.errors import ConfigError
 from fastsac.kernels import replay_gather
-from fastsac.normalizer import RunningNorm
+from fastsac.learner.normalizer import RunningNorm
 from fastsac.seeding import stream_seed
 
 

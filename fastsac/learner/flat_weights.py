@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from fastsac.config import Precision
 from fastsac.kernels import AdamState, adam_polyak_
+from fastsac.learner.config import Precision
 
 
 class FlatWeights:

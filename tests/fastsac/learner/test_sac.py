@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastsac import SAC, Batch, SACConfig
-from tests.fastsac.paper import Paper
+from tests.fastsac.learner.paper import Paper
 
 OBS, ACT, B = 5, 3, 37
 HIDDEN = (16, 12)

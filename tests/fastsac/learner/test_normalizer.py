@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsac.normalizer import RunningNorm
+from fastsac.learner.normalizer import RunningNorm
 
 DIM = 5
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from fastsac import losses
 from fastsac.kernels import (
     Transitions,
     categorical_td_gradient,
@@ -16,9 +15,10 @@ from fastsac.kernels import (
     tanh_gaussian,
     tanh_gaussian_gradient,
 )
-from fastsac.learner_state import LearnerState
-from fastsac.networks import Tape
-from fastsac.replay import Batch
+from fastsac.learner import losses
+from fastsac.learner.networks import Tape
+from fastsac.learner.replay import Batch
+from fastsac.learner.state import LearnerState
 
 Metrics = dict[str, torch.Tensor]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastsac.flat
-import fastsac.sac
+import fastsac.learner.flat_weights
+import fastsac.learner.sac
 from fastsac import SAC, ReplayBuffer, SACConfig
-from fastsac.networks import EnsembleMLP
+from fastsac.learner.networks import EnsembleMLP
 
 OBS, ACT, B = 5, 3, 32
 SMALL = SACConfig(hidden_sizes=(16, 12), learning_rate=3e-3)
@@ -192,7 +192,7 @@ def test_a_wait_would_be_noticed(wait, waits):
 @pytest.fixture
 def bf16_units(monkeypatch):
     """bf16 matmuls on a CPU without units for them: slow, and the same numbers."""
-    monkeypatch.setattr(fastsac.flat, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(fastsac.learner.flat_weights, "cpu_multiplies_bf16", lambda: True)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -244,7 +244,7 @@ def test_a_bf16_state_is_restored_and_goes_on_in_float32(bf16_units):
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
 def test_a_cpu_without_units_warns_and_uses_float32(precision, monkeypatch):
-    monkeypatch.setattr(fastsac.flat, "cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(fastsac.learner.flat_weights, "cpu_multiplies_bf16", lambda: False)
     with pytest.warns(UserWarning, match=f"no units for {precision} matmuls: using float32"):
         one, replay = setup(dataclasses.replace(SMALL, precision=precision))
     with warnings.catch_warnings():
@@ -261,7 +261,7 @@ def test_a_gpu_multiplies_as_asked_and_the_callers_setting_is_kept(
     precision, within, before, newer, monkeypatch
 ):
     matmul, seen = torch.backends.cuda.matmul, []
-    monkeypatch.setattr(fastsac.flat.warnings, "warn", lambda *_, **__: None)
+    monkeypatch.setattr(fastsac.learner.flat_weights.warnings, "warn", lambda *_, **__: None)
     agent, replay = setup(dataclasses.replace(SMALL, precision=precision))
     record = EnsembleMLP._record
     monkeypatch.setattr(
@@ -283,7 +283,7 @@ def test_a_gpu_multiplies_as_asked_and_the_callers_setting_is_kept(
 
 
 def test_blocks_longer_than_a_graph_are_cut_and_keep_the_delays_turn(monkeypatch):
-    monkeypatch.setattr(fastsac.sac, "_UPDATES_PER_GRAPH", 5)
+    monkeypatch.setattr(fastsac.learner.sac, "_UPDATES_PER_GRAPH", 5)
     config = dataclasses.replace(SMALL, policy_delay=2)
     one, replay = setup(config)
     two, twin = setup(config)

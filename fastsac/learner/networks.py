@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastsac.config import SACConfig
 from fastsac.kernels import Atoms
+from fastsac.learner.config import SACConfig
 
 
 class EnsembleLinear(nn.Module):

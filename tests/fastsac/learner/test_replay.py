@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-import fastsac.replay
+import fastsac.learner.replay
 from fastsac import ReplayBuffer
 from fastsac.errors import ConfigError
 
@@ -205,7 +205,7 @@ def test_a_buffer_beyond_the_memory_of_this_machine_is_refused():
 
 
 def test_the_last_byte_decides_and_a_refusal_allocates_nothing(monkeypatch):
-    monkeypatch.setattr(fastsac.replay, "free_bytes", lambda device: 100 * ROW_BYTES)
+    monkeypatch.setattr(fastsac.learner.replay, "free_bytes", lambda device: 100 * ROW_BYTES)
     assert len(ReplayBuffer(100, OBS, ACT)) == 0
 
     def allocated(*args, **kwargs):

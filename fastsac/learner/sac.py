@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from fastsac.config import SACConfig
-from fastsac.flat import float32_matmuls
-from fastsac.gradient_step import Metrics, gradient_step
-from fastsac.graphs import GraphedCall
 from fastsac.kernels import tanh_gaussian
-from fastsac.learner_state import LearnerState
-from fastsac.replay import Batch, ReplayBuffer
+from fastsac.learner.config import SACConfig
+from fastsac.learner.cuda_graph import GraphedCall
+from fastsac.learner.flat_weights import float32_matmuls
+from fastsac.learner.gradient_step import Metrics, gradient_step
+from fastsac.learner.replay import Batch, ReplayBuffer
+from fastsac.learner.state import LearnerState
 
 # A graph's capture takes time and memory an update, its launch about as long as one kernel's.
 _UPDATES_PER_GRAPH = 64

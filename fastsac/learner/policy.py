@@ -1,19 +1,16 @@
 """A trained policy, detached from its learner."""
 
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from fastsac import checkpoint
-from fastsac.config import SACConfig, sac_from_json
-from fastsac.errors import CheckpointError, ConfigError
-from fastsac.flat import FlatWeights
-from fastsac.learner_state import LearnerState
-from fastsac.networks import Actor
-from fastsac.normalizer import RunningNorm
+from fastsac.learner.config import SACConfig
+from fastsac.learner.flat_weights import FlatWeights
+from fastsac.learner.networks import Actor
+from fastsac.learner.normalizer import RunningNorm
+from fastsac.learner.state import LearnerState
 
 ArrayT = TypeVar("ArrayT", torch.Tensor, np.ndarray)
 
@@ -104,20 +101,3 @@ class Policy:
         action = self.network(torch.atleast_2d(tensor))
         action = action.reshape(*tensor.shape[:-1], self.action_dim)
         return action if isinstance(obs, torch.Tensor) else action.cpu().numpy()
-
-
-def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
-    """Loads the policy of a checkpoint file or a run directory.
-
-    Raises:
-        CheckpointError: missing, truncated, or damaged.
-    """
-    state = checkpoint.load(path)
-    try:
-        config = sac_from_json(state["config"])
-        normalizer = state["agent"]["normalizer"] if config.normalize_obs else None
-        sizes = state["obs_dim"], state["action_dim"]
-        return Policy(state["task"], *sizes, config, state["agent"]["actor"], normalizer, device)
-    except (ConfigError, *checkpoint.MISFITS) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit its own configuration: {reason}") from error

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastsac import SACConfig
-from fastsac.networks import Actor, Critics, EnsembleMLP
+from fastsac.learner.networks import Actor, Critics, EnsembleMLP
 
 B = 7
 WIDTHS = [(5, 3), (4, 8, 1), (4, 16, 12, 6), (3, 8, 8, 8, 2)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastsac import Batch, ReplayBuffer
-from fastsac.n_step import NStepReturns
+from fastsac.learner.n_step import NStepReturns
 
 STEPS, WORLDS, OBS, ACT, GAMMA = 300, 5, 3, 2, 0.9
 FIELDS = ("obs", "action", "reward", "terminated", "ends", "final_obs", "valid")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastsac import SAC, ReplayBuffer, SACConfig
-from fastsac.graphs import GraphedCall
+from fastsac.learner.cuda_graph import GraphedCall
 
 OBS, ACT, B = 17, 6, 256
 CONFIGS = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fastsac.replay import Batch
+from fastsac.learner.replay import Batch
 
 
 class NStepReturns:

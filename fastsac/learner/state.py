@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from fastsac.config import SACConfig
 from fastsac.errors import ConfigError
-from fastsac.flat import Adam, FlatWeights, working_dtype
-from fastsac.networks import Actor, Critics
-from fastsac.normalizer import RunningNorm
+from fastsac.learner.config import SACConfig
+from fastsac.learner.flat_weights import Adam, FlatWeights, working_dtype
+from fastsac.learner.networks import Actor, Critics
+from fastsac.learner.normalizer import RunningNorm
 from fastsac.seeding import stream_seed
 
 

@@ -1,0 +1,1 @@
+"""The algorithm: networks, losses, gradient steps, and the replay they learn from."""
