@@ -30,8 +30,8 @@ from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
 from fastsac.parser import Parser
 from fastsac.plot import INK, LEGEND, panels_of_returns
-from fastsac.run_directory import RESULT, short_name
-from fastsac.run_statistics import (
+from fastsac.runs.directory import RESULT, short_name
+from fastsac.runs.statistics import (
     Curve,
     Summary,
     bootstrap_interval,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastsac.bench.rows import LABELS, Row, rate_text, ratio
-from fastsac.run_statistics import interquartile_mean
+from fastsac.runs.statistics import interquartile_mean
 
 PARTS = ("env", "learner", "transfer")  # of the training loop, each alone
 _LIMITS = ("matmul", "copy")

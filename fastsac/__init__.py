@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastsac.learner.policy import Policy
     from fastsac.learner.replay import Batch, ReplayBuffer
     from fastsac.learner.sac import SAC
-    from fastsac.policy_file import load_policy
+    from fastsac.runs.policy_file import load_policy
     from fastsac.training import TrainResult, resume, train
 
 __version__ = "0.1.0"
@@ -31,7 +31,7 @@ _HOME = {
     "Batch": "learner.replay",
     "ReplayBuffer": "learner.replay",
     "Policy": "learner.policy",
-    "load_policy": "policy_file",
+    "load_policy": "runs.policy_file",
     "VectorEnv": "envs",
     "make": "envs",
     "register": "envs.custom",

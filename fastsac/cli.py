@@ -130,8 +130,7 @@ def _resume(args: list[str]) -> None:
     """`fastsac train --resume RUN [flags]`: the flags are those of the run, some may change."""
     import tyro
 
-    from fastsac.config import TrainConfig
-    from fastsac.run_directory import recorded_config
+    from fastsac.config import TrainConfig, recorded_config
 
     first = Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
     first.add_argument("--resume", required=True, metavar="RUN")
@@ -254,7 +253,7 @@ def _runs(args: list[str]) -> None:
     parser.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON array for programs")
     parsed = parser.parse_args(args)
-    from fastsac.runs import print_runs
+    from fastsac.runs.listing import print_runs
 
     print_runs(parsed.directory, parsed.json)
 

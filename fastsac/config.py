@@ -1,12 +1,16 @@
 """A run's configuration: a frozen dataclass from which the command line is generated."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fastsac.learner.config import SACConfig
+from fastsac.errors import RunError
+from fastsac.learner.config import SACConfig, sac_from_json
+from fastsac.runs.directory import CONFIG, recorded
 from fastsac.typed_fields import require, require_types
 
 # Of the evaluations' initial states: others than a training's, unless its --seed is this one.
@@ -127,3 +131,30 @@ class TrainConfig:
     def updates_per_vector_step(self) -> int:
         """Gradient updates after each vector step."""
         return self.num_envs if self.updates_per_step is None else self.updates_per_step
+
+
+def to_json(config: TrainConfig) -> str:
+    """Returns the whole configuration as JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> TrainConfig:
+    """Returns the configuration that ``to_json`` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none of this version.
+        ConfigError: a field is out of range.
+    """
+    return TrainConfig(**json.loads(text) | {"sac": sac_from_json(text)})
+
+
+def recorded_config(path: Path) -> TrainConfig:
+    """Returns the configuration in a run's directory.
+
+    Raises:
+        RunError: there is no run, or config.json is damaged or of another version.
+    """
+    config = recorded(path, from_json)
+    if config is None:
+        raise RunError(f"{path} holds no run: there is no {path / CONFIG}")
+    return config

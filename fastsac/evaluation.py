@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from dm_control.rl.control import PhysicsError
 
-from fastsac import checkpoint, run_directory
 from fastsac.envs import VectorEnv, make
 from fastsac.envs.registry import find
 from fastsac.envs.suite import ENDLESS, action_range, load
 from fastsac.errors import CheckpointError, ConfigError
-from fastsac.policy_file import load_policy
+from fastsac.runs.checkpoint_file import FOLDER
+from fastsac.runs.directory import recorded_task
+from fastsac.runs.policy_file import load_policy
 
 # Of an evaluation episode where the task has no time limit (lqr).
 ENDLESS_STEPS = 1000
@@ -122,9 +123,9 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     require_episodes(episodes, seed)
     policy = load_policy(path)
     directory = Path(path) if os.path.isdir(path) else Path(path).parent
-    if directory.name == checkpoint.FOLDER:
+    if directory.name == FOLDER:
         directory = directory.parent
-    recorded = run_directory.recorded_task(directory)
+    recorded = recorded_task(directory)
     if recorded not in (None, policy.task):
         raise CheckpointError(
             f"{path} has a checkpoint of {policy.task}, but {directory} is a run of {recorded}"

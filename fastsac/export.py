@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from fastsac import __version__
-from fastsac.atomic_write import require_place, write_atomically
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
 from fastsac.errors import ConfigError, RunError
 from fastsac.learner.policy import Policy
-from fastsac.policy_file import load_policy
+from fastsac.runs.atomic_write import require_place, write_atomically
+from fastsac.runs.policy_file import load_policy
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

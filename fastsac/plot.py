@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastsac.errors import RunError
-from fastsac.run_directory import CONFIG, short_name
-from fastsac.run_statistics import Curve, Summary, bootstrap_interval
-from fastsac.runs import read_config, read_metrics
+from fastsac.runs.directory import CONFIG, short_name
+from fastsac.runs.listing import read_config, read_metrics
+from fastsac.runs.statistics import Curve, Summary, bootstrap_interval
 
 AXES = {"step": "environment steps", "seconds": "seconds"}
 # Pictures have no ground of their own. Contrasts on white and on GitHub's dark #0d1117: of the text

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import fastsac
-from fastsac import run_directory
-from fastsac.atomic_write import require_place, write_atomically
+from fastsac.config import to_json
 from fastsac.errors import RunError, UserError
 from fastsac.plot import AXES, draw_runs, labels
 from fastsac.presets import preset_config
-from fastsac.run_statistics import Curve
-from fastsac.runs import (
+from fastsac.runs.atomic_write import require_place, write_atomically
+from fastsac.runs.directory import short_name
+from fastsac.runs.listing import (
     Json,
     describe,
     duration,
@@ -28,6 +28,7 @@ from fastsac.runs import (
     read_progress,
     read_result,
 )
+from fastsac.runs.statistics import Curve
 
 # Beginnings of the files that a browser plays, where in them, and their types.
 _FILMS = {".gif": (b"GIF8", 0, "image/gif"), ".mp4": (b"ftyp", 4, "video/mp4")}
@@ -99,7 +100,7 @@ def _section(run: Path, row: Json, curve: Curve, video: bool) -> Json:
     settings, sentence = _settings(config)
     return {
         "row": row,
-        "name": run_directory.short_name(config["task"]),
+        "name": short_name(config["task"]),
         "result": _result(run),
         "pictures": _pictures({"": curve}) if len(curve["step"]) else [],
         "film": _film(run) if video else {},
@@ -187,7 +188,7 @@ def _settings(config: Json) -> tuple[list[Json], str]:
     mine, sentence = _flat(config), ""
     try:
         preset = preset_config(config["task"], config["preset"])
-        theirs = _flat(json.loads(run_directory.to_json(preset)))
+        theirs = _flat(json.loads(to_json(preset)))
     except UserError as error:
         theirs, sentence = mine, f"Its preset cannot be compared with: {error}."
     mine.pop("run_dir", None)  # every run's own, and shown

@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fastsac import run_directory
-from fastsac.config import TrainConfig
+from fastsac.config import TrainConfig, recorded_config
 from fastsac.errors import ConfigError
 from fastsac.interruption import StopSignals
 from fastsac.memory_plan import out_of_memory
@@ -55,7 +54,7 @@ def resume(run_dir: str | Path, **changes: Any) -> TrainResult:
             steps, or a change is not allowed.
     """
     path = Path(run_dir)
-    recorded = run_directory.recorded_config(path)
+    recorded = recorded_config(path)
     try:
         config = dataclasses.replace(recorded, **changes)
     except TypeError as error:

@@ -12,19 +12,20 @@ from typing import Self
 
 import torch
 
-from fastsac import checkpoint, run_directory
 from fastsac.background import BackgroundEvaluator
 from fastsac.config import EVAL_SEED, TrainConfig
 from fastsac.errors import CheckpointError, NotFiniteError, RunError
 from fastsac.evaluation import Evaluation, evaluate
 from fastsac.learner.policy import Policy
 from fastsac.memory_plan import out_of_memory
-from fastsac.metrics import MetricsWriter
 from fastsac.profiling import Profiler
-from fastsac.run_checkpoints import Resumed, RunCheckpoints, disk_bytes
-from fastsac.run_directory import RunDirectory
+from fastsac.runs import checkpoint_file
+from fastsac.runs.checkpoints import Resumed, RunCheckpoints
+from fastsac.runs.directory import CONFIG, RESULT, RunDirectory, create
+from fastsac.runs.metrics import MetricsWriter
+from fastsac.runs.wandb_run import require_wandb
+from fastsac.saving import about_policy, disk_bytes, saves_replay
 from fastsac.training_state import TrainingState
-from fastsac.wandb_run import require_wandb
 
 # Files of a run besides its checkpoints: metrics and TensorBoard events.
 _METRICS_BYTES = 16_000_000
@@ -82,16 +83,22 @@ class TrainingRun:
             if resumed:  # before the set-up, which takes seconds
                 self._directory = RunDirectory(resumed)
                 opened.callback(self._directory.close)
-            loaded = Resumed(resumed, config) if resumed else None
+            loaded = Resumed(resumed, config.task) if resumed else None
             self.state = TrainingState(config)
             opened.callback(self.state.close)
             if not loaded:
                 needed = disk_bytes(config, self.state.agent, self.state.replay) + _METRICS_BYTES
-                self._directory = run_directory.create(config, needed)
+                self._directory = create(dataclasses.asdict(config), needed)
                 opened.callback(self._directory.close)
                 opened.push(self._discard_if_failed)
             used = loaded.used if loaded else None
-            self._checkpoints = RunCheckpoints(self.path, config, self.state.replay, used)
+            self._checkpoints = RunCheckpoints(
+                self.path,
+                about_policy(config, self.state.replay),
+                config.keep_checkpoints,
+                self.state.replay if saves_replay(config, self.state.replay) else None,
+                used,
+            )
             self._evaluator = BackgroundEvaluator(
                 config.task, config.eval_episodes, config.eval_backend
             )
@@ -183,7 +190,7 @@ class TrainingRun:
         steps, updates, seconds = self.state.steps, self.state.updates, counters["seconds"]
         done = {"steps": steps, "updates": updates, "seconds": seconds, **result.as_dict()}
         try:
-            self._directory.write(run_directory.RESULT, done)
+            self._directory.write(RESULT, done)
         except OSError as error:
             self._metrics.say(f"warning: {error}")
         self._metrics.say(
@@ -222,20 +229,20 @@ class TrainingRun:
                 sizes = self.state.env.obs_dim, self.state.env.action_dim
                 policy = Policy(self.config.task, *sizes, self.config.sac, *actor.values())
                 self._evaluator.start(policy, counters)
-        except checkpoint.MISFITS as error:
+        except checkpoint_file.MISFITS as error:
             if out_of_memory(error, self.config):
                 raise
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"the checkpoint does not fit the run {self.path}: {reason}"
             ) from error
-        result = self.path / run_directory.RESULT
+        result = self.path / RESULT
         if done and result.exists():
             raise RunError(
                 f"{self.path} has done its {self.state.steps:,} steps: give a higher --total-steps"
             )
         try:
-            self._directory.write(run_directory.CONFIG, dataclasses.asdict(self.config))
+            self._directory.write(CONFIG, dataclasses.asdict(self.config))
             result.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot write to the run {self.path}: {error}") from error

@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fastsac.atomic_write import require_place, write_atomically
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
-from fastsac.policy_file import load_policy
+from fastsac.runs.atomic_write import require_place, write_atomically
+from fastsac.runs.policy_file import load_policy
 from fastsac.video_writers import Gif, Mp4, writer_for
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fastsac.bench import learning
 from fastsac.cli import main
-from fastsac.run_statistics import (
+from fastsac.runs.statistics import (
     Summary,
     bootstrap_interval,
     common_grid,

@@ -10,7 +10,6 @@ import torch
 from dm_control.rl.control import PhysicsError
 
 import fastsac
-from fastsac import checkpoint
 from fastsac.envs import registry
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.initial_states import InitialStates
@@ -18,6 +17,7 @@ from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
 from fastsac.envs.vector_env import VectorEnv
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 
 SICK = 5  # the world that is poisoned
 NAN = float("nan")
@@ -174,7 +174,7 @@ def test_training_goes_on_through_divergence(tmp_path):
     assert 5 <= int(logged["invalid_transitions"]) <= 24
     for name in ("critic_loss", "actor_loss", "alpha", "q", "entropy"):
         assert np.isfinite(float(logged[name])), name
-    agent = checkpoint.load(tmp_path)["agent"]
+    agent = checkpoint_file.load(tmp_path)["agent"]
     for name in ("actor", "critics", "target_critics"):
         assert agent[name].isfinite().all(), name
 

@@ -4,9 +4,9 @@ import csv
 import json
 
 import fastsac
-from fastsac.metrics import COLUMNS
+from fastsac.config import to_json
 from fastsac.presets import preset_config
-from fastsac.run_directory import to_json
+from fastsac.runs.metrics import COLUMNS
 
 
 def write_run(path, evaluations, task="cartpole_swingup", preset="seed", result=None, **fields):

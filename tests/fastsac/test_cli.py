@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import fastsac
-from fastsac import checkpoint
 from fastsac.cli import main
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 
 TINY = ["--total-steps", "60", "--learning-starts", "30", "--batch-size", "8"]
 TINY += ["--hidden-sizes", "8", "8", "--final-eval-episodes", "1", "--num-envs", "2"]
@@ -108,7 +108,7 @@ def test_a_run_directory_that_holds_another_run(run, capsys):
 
 
 def test_damaged_and_foreign_checkpoints(run, capsys, tmp_path):
-    data = checkpoint.files_of(run)[0].read_bytes()
+    data = checkpoint_file.files_of(run)[0].read_bytes()
     cut = tmp_path / "cut.pt"
     cut.write_bytes(data[: len(data) // 2])
     assert main(["eval", str(cut)]) == 2
@@ -116,7 +116,7 @@ def test_damaged_and_foreign_checkpoints(run, capsys, tmp_path):
 
     foreign = tmp_path / "walker"
     (foreign / "checkpoints").mkdir(parents=True)
-    (foreign / "checkpoints" / checkpoint.name_of(10)).write_bytes(data)
+    (foreign / "checkpoints" / checkpoint_file.name_of(10)).write_bytes(data)
     (foreign / "config.json").write_text('{"task": "walker_run"}')
     assert main(["eval", str(foreign)]) == 2
     assert "checkpoint of cartpole_balance, but" in capsys.readouterr().err

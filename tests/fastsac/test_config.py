@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import math
 import sys
 import types
@@ -208,7 +209,7 @@ def test_one_instances_override_does_not_leak_into_the_next():
 
 @pytest.mark.parametrize("cls", [SACConfig, TrainConfig])
 def test_every_field_has_a_type_a_default_and_one_line_of_meaning(cls):
-    tree = ast.parse((SOURCES / "config.py").read_text())
+    tree = ast.parse(Path(inspect.getfile(cls)).read_text())
     body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls.__name__).body
     for i, node in enumerate(body):
         if isinstance(node, ast.AnnAssign):

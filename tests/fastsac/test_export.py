@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import fastsac
-from fastsac import SACConfig, checkpoint, export
+from fastsac import SACConfig, export
 from fastsac.cli import main
 from fastsac.envs.registry import UnknownTask
 from fastsac.errors import RunError
 from fastsac.export import export_policy
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -62,7 +63,7 @@ def save_agent(file, task, obs_dim, action_dim, **settings):
     config = json.dumps({"sac": dataclasses.asdict(agent.config)})
     sizes = dict(obs_dim=obs_dim, action_dim=action_dim)
     rest = dict(counters={}, rng={})
-    checkpoint.save(file, dict(task=task, config=config, agent=state) | sizes | rest)
+    checkpoint_file.save(file, dict(task=task, config=config, agent=state) | sizes | rest)
 
 
 def opened(file):

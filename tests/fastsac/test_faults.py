@@ -1,5 +1,6 @@
 """What a run does when the disk, the memory, the numbers or its own files fail it."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -11,11 +12,11 @@ import time
 import pytest
 
 import fastsac
-from fastsac import checkpoint
 from fastsac.cli import main
 from fastsac.envs.initial_states import InitialStates
 from fastsac.errors import CheckpointError, NotFiniteError, RunError
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 from fastsac.training import TrainingRun
 
 TINY = dict(
@@ -71,7 +72,7 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
 
     def kept():
-        seen.append(checkpoint.load(tmp_path / "run")["counters"]["steps"])
+        seen.append(checkpoint_file.load(tmp_path / "run")["counters"]["steps"])
 
     try:
         full, roomy = lambda: limit(1000), lambda: limit(most)  # noqa: E731
@@ -83,9 +84,9 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, capsys):
     assert said.count("could not write") == 2  # the checkpoints after 270 and 360 steps
     assert said.count("File too large; the newest checkpoint is") == 2
     assert seen == [180, 180] and result.steps == 600
-    assert checkpoint.load(tmp_path / "run")["counters"]["steps"] == 600
+    assert checkpoint_file.load(tmp_path / "run")["counters"]["steps"] == 600
     # The rows that two checkpoints could not write are in the next one's.
-    names = checkpoint.load(tmp_path / "run")["replay_files"]
+    names = checkpoint_file.load(tmp_path / "run")["replay_files"]
     ends = [int(name[13:25]) for name in names]
     starts = [int(name[:12]) for name in names]
     assert starts[1:] == ends[:-1] and ends[-1] - starts[0] >= 300
@@ -106,7 +107,7 @@ def test_a_directory_that_may_not_be_written(run):
 
 
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run, capsys):
-    newest, before = checkpoint.files_of(run)
+    newest, before = checkpoint_file.files_of(run)
     content = newest.read_bytes()
     newest.write_bytes(content[: len(content) // 2])
     result = fastsac.resume(run, total_steps=900)
@@ -117,8 +118,8 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run, capsys):
 
 
 def test_a_damaged_replay_file_costs_the_checkpoints_that_need_it(run, capsys):
-    newest, before = checkpoint.files_of(run)
-    only_newest = checkpoint.load(newest)["replay_files"][-1]
+    newest, before = checkpoint_file.files_of(run)
+    only_newest = checkpoint_file.load(newest)["replay_files"][-1]
     file = run / "replay" / only_newest
     damaged = bytearray(file.read_bytes())
     damaged[-7] ^= 1
@@ -129,25 +130,25 @@ def test_a_damaged_replay_file_costs_the_checkpoints_that_need_it(run, capsys):
 
 
 def test_nothing_good_is_left(run):
-    for file in checkpoint.files_of(run):
+    for file in checkpoint_file.files_of(run):
         file.write_bytes(b"")
     with pytest.raises(
         CheckpointError, match=f"no checkpoint of {run} can be gone on from: .*; .*"
     ):
         fastsac.resume(run, total_steps=900)
-    assert len(checkpoint.files_of(run)) == 2, "the damaged files are left as they are"
+    assert len(checkpoint_file.files_of(run)) == 2, "the damaged files are left as they are"
 
 
 def test_a_checkpoint_of_another_version(run):
-    for file in checkpoint.files_of(run):
+    for file in checkpoint_file.files_of(run):
         file.write_bytes(file.read_bytes().replace(b"checkpoint 4 ", b"checkpoint 9 ", 1))
     with pytest.raises(CheckpointError, match="has checkpoint format 9, this version reads 4"):
         fastsac.resume(run, total_steps=900)
 
 
 def test_a_checkpoint_of_another_task(run):
-    for file in checkpoint.files_of(run):
-        checkpoint.save(file, checkpoint.load(file) | {"task": "walker_run"})
+    for file in checkpoint_file.files_of(run):
+        checkpoint_file.save(file, checkpoint_file.load(file) | {"task": "walker_run"})
     with pytest.raises(CheckpointError, match="is of walker_run, but .* of cartpole_balance"):
         fastsac.resume(run, total_steps=900)
 
@@ -192,7 +193,7 @@ def test_updates_that_are_never_finite_end_the_run(tmp_path, capsys):
     assert main(["train", "cartpole_balance", *flags]) == NotFiniteError.exit_code == 3
     said = capsys.readouterr().err
     assert "were skipped; the weights before them are in" in said
-    state = checkpoint.load(run)
+    state = checkpoint_file.load(run)
     assert state["counters"]["steps"] > 100
     assert all(state["agent"][name].isfinite().all() for name in ("actor", "critics"))
 
@@ -229,7 +230,7 @@ def test_a_crash_of_the_initial_states_thread_surfaces_within_a_log_interval(tmp
     monkeypatch.setattr(InitialStates, "_draw", crashes)
     with pytest.raises(FloatingPointError, match="no such state"):
         fastsac.train(config(tmp_path / "run"))
-    assert checkpoint.load(tmp_path / "run")["counters"]["steps"] < 300
+    assert checkpoint_file.load(tmp_path / "run")["counters"]["steps"] < 300
 
 
 def test_a_process_whose_training_fails_ends_at_once(tmp_path):
@@ -264,34 +265,34 @@ def test_memory_that_runs_out_while_a_checkpoint_is_read_damages_nothing(run, mo
     def fails(*arguments, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(checkpoint.torch, "load", fails)
+    monkeypatch.setattr(checkpoint_file.torch, "load", fails)
     with pytest.raises(fastsac.errors.ConfigError, match="out of memory: lower --num-envs"):
         fastsac.resume(run, total_steps=900)
-    assert len(checkpoint.files_of(run)) == 2
+    assert len(checkpoint_file.files_of(run)) == 2
     assert not list(run.rglob("*.damaged"))
 
 
 def test_a_streak_of_skipped_updates_is_judged_when_updates_were_tried(run, monkeypatch):
-    (newest, _) = checkpoint.files_of(run)
-    state = checkpoint.load(newest)
+    (newest, _) = checkpoint_file.files_of(run)
+    state = checkpoint_file.load(newest)
     state["agent"]["critic_optimizer"]["skipped_in_a_row"].fill_(150)
     state["replay_files"] = []  # so that the replay is gathered anew first
-    checkpoint.save(newest, state)
+    checkpoint_file.save(newest, state)
     assert fastsac.resume(run, total_steps=750).steps == 750
 
 
 def test_the_best_policy_is_kept_over_a_resumed_run(run):
-    best = checkpoint.load(run / "best.pt")["counters"]
-    content = checkpoint.load(run / "best.pt")
+    best = checkpoint_file.load(run / "best.pt")["counters"]
+    content = checkpoint_file.load(run / "best.pt")
     content["counters"] = best | {"eval_return": 5000.0, "step": 600}
-    checkpoint.save(run / "best.pt", content)
+    checkpoint_file.save(run / "best.pt", content)
     fastsac.resume(run, total_steps=900)
-    assert checkpoint.load(run / "best.pt")["counters"]["eval_return"] == 5000.0
+    assert checkpoint_file.load(run / "best.pt")["counters"]["eval_return"] == 5000.0
 
 
 def test_a_set_up_that_was_killed_is_begun_again(tmp_path):
-    from fastsac import run_directory
+    from fastsac.runs import directory
 
     run = tmp_path / "run"
-    run_directory.create(config(run), needed_bytes=1).close()
+    directory.create(dataclasses.asdict(config(run)), needed_bytes=1).close()
     assert fastsac.train(config(run, total_steps=120)).steps == 120

@@ -1,6 +1,7 @@
 """Any command line: exit code 2 and one sentence, or a run of what was asked for, no traceback."""
 
 import contextlib
+import dataclasses
 import io
 import os
 
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastsac
-from fastsac import SAC, SACConfig, TrainConfig, checkpoint, run_directory
+from fastsac import SAC, SACConfig, TrainConfig
 from fastsac.bench import command, learning
 from fastsac.cli import main
+from fastsac.config import to_json
 from fastsac.errors import UserError
 from fastsac.memory_plan import require_worlds
+from fastsac.runs import checkpoint_file, directory
 from tests.fastsac.fuzzing import SAC as SAC_FIELDS
 from tests.fastsac.fuzzing import TRAIN, insane
 from tests.fastsac.run_samples import write_run
@@ -66,7 +69,7 @@ class Recorder:
         assert not insane(config), insane(config)
         require_worlds(config)  # the task is known
         if config.run_dir:
-            run_directory.create(config, 0).close()
+            directory.create(dataclasses.asdict(config), 0).close()
 
     def resume(self, run_dir, **changes):
         fastsac.resume(run_dir, **changes)
@@ -104,8 +107,8 @@ def place(tmp_path_factory):
     agent = SAC(5, 1, config.sac)
     (cwd / "run/checkpoints").mkdir()
     state = {"task": config.task, "obs_dim": 5, "action_dim": 1, "counters": {"steps": 7}}
-    state |= {"agent": agent.state_dict(), "config": run_directory.to_json(config)}
-    checkpoint.save(cwd / "run/checkpoints/000000000007.pt", state)
+    state |= {"agent": agent.state_dict(), "config": to_json(config)}
+    checkpoint_file.save(cwd / "run/checkpoints/000000000007.pt", state)
     for name in ("empty", "damaged", "secret", "dir.py", "dir.png", "dir.html", "dir.onnx"):
         (cwd / name).mkdir()
     (cwd / "damaged/config.json").write_bytes(b"\xff{")

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsac import SACConfig, TrainConfig, resume
+from fastsac.config import from_json, recorded_config, to_json
 from fastsac.errors import ConfigError, RunError, UserError
 from fastsac.presets import PRESETS, preset_config
-from fastsac.run_directory import from_json, recorded_config, to_json
 from tests.fastsac.fuzzing import SAC, SANE, TRAIN, insane, values
 
 

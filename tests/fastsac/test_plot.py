@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from fastsac.cli import main
 from fastsac.plot import INK, draw_runs, labels, panels_of_returns
-from fastsac.runs import read_metrics
+from fastsac.runs.listing import read_metrics
 from tests.fastsac.run_samples import write_run
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import fastsac
-from fastsac import checkpoint, run_directory
+from fastsac.config import recorded_config
 from fastsac.errors import CheckpointError, ConfigError, RunError
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 from fastsac.training import TrainingRun
 from fastsac.training_state import TrainingState
 
@@ -90,7 +91,7 @@ def rows_of(path):
 
 def assert_same_end(run_dir, expected_dir, best_too=True):
     """The last checkpoints, the replay's rows, the returns and the evaluations, bit for bit."""
-    found, expected = (checkpoint.load(path) for path in (run_dir, expected_dir))
+    found, expected = (checkpoint_file.load(path) for path in (run_dir, expected_dir))
     for state in (found, expected):
         del state["metrics"], state["skipped"]  # which hold times
         if not best_too:
@@ -100,9 +101,9 @@ def assert_same_end(run_dir, expected_dir, best_too=True):
         assert torch.equal(value, tensors(found)[name]), name
     size = min(expected["replay"]["added"], 400)
     kept = [
-        torch.cat([checkpoint.load_tensors(d / "replay" / n)["rows"] for n in s["replay_files"]])[
-            -size:
-        ]
+        torch.cat(
+            [checkpoint_file.load_tensors(d / "replay" / n)["rows"] for n in s["replay_files"]]
+        )[-size:]
         for d, s in ((run_dir, found), (expected_dir, expected))
     ]
     assert len(kept[0]) == size and torch.equal(*kept)
@@ -113,7 +114,7 @@ def assert_same_end(run_dir, expected_dir, best_too=True):
         for d in (run_dir, expected_dir)
     ]
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) >= 3
-    best = [checkpoint.load(d / "best.pt") for d in (run_dir, expected_dir)]
+    best = [checkpoint_file.load(d / "best.pt") for d in (run_dir, expected_dir)]
     assert not best_too or torch.equal(best[0]["agent"]["actor"], best[1]["agent"]["actor"])
 
 
@@ -130,7 +131,7 @@ def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
         with pytest.raises(SystemExit):
             fastsac.resume(run)
         # The vector step under way was finished, and nothing of it is lost.
-        assert checkpoint.load(run)["counters"]["steps"] == step + 3
+        assert checkpoint_file.load(run)["counters"]["steps"] == step + 3
     fastsac.resume(run)
     assert_same_end(run, expected.run_dir)
 
@@ -142,7 +143,7 @@ def test_sigint_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         fastsac.train(config(run))
     assert f"go on: fastsac train --resume {run}" in capsys.readouterr().err
-    assert checkpoint.load(run)["counters"]["steps"] == 303
+    assert checkpoint_file.load(run)["counters"]["steps"] == 303
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -190,10 +191,10 @@ def test_kill_9_at_random_moments(kills, tmp_path):
             argv = [sys.executable, "-c", code, str(tmp_path / "config")]
         else:
             argv = [sys.executable, "-m", "fastsac", "train", *command]
-        before = checkpoint.files_of(run)[:1]
+        before = checkpoint_file.files_of(run)[:1]
         with (tmp_path / f"log{number}").open("w") as log:
             process = subprocess.Popen(argv, stderr=log, stdout=log, env=one_thread)
-        while checkpoint.files_of(run)[:1] == before and process.poll() is None:
+        while checkpoint_file.files_of(run)[:1] == before and process.poll() is None:
             time.sleep(0.01)  # it is past its set-up
         time.sleep(moments.uniform(0, 0.5))
         assert process.poll() is None, (tmp_path / f"log{number}").read_text()
@@ -211,7 +212,7 @@ def test_a_larger_budget_goes_on_with_a_finished_run(uninterrupted, tmp_path):
         fastsac.resume(run)
     assert (run / "result.json").exists()
     result = fastsac.resume(run, total_steps=900)
-    assert result.steps == 900 and run_directory.recorded_config(run).total_steps == 900
+    assert result.steps == 900 and recorded_config(run).total_steps == 900
     # The evaluation after 600 steps included; the one in dm_control then may be the best.
     assert_same_end(run, expected.run_dir, best_too=False)
 
@@ -222,7 +223,7 @@ def test_without_the_replay_the_policy_gathers_a_new_one_first(tmp_path, monkeyp
     with pytest.raises(SystemExit):
         fastsac.train(config(run, checkpoint_replay=False))
     assert not (run / "replay").exists()
-    before = checkpoint.load(run)["counters"]
+    before = checkpoint_file.load(run)["counters"]
     result = fastsac.resume(run)
     # 453 steps done, then 150 without updates.
     assert result.updates == before["updates"] + 2 * (900 - 453 - 150) // 3
@@ -252,7 +253,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_remembered(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from fastsac.run_directory import RunDirectory;"
+            "import sys; from pathlib import Path; from fastsac.runs.directory import RunDirectory;"
             "held = RunDirectory(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()",
             str(run),
         ],
@@ -271,7 +272,7 @@ def test_there_must_be_a_run(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         fastsac.resume(tmp_path)
     fastsac.train(config(tmp_path / "run", total_steps=300))
-    for file in checkpoint.files_of(tmp_path / "run"):
+    for file in checkpoint_file.files_of(tmp_path / "run"):
         file.unlink()
     with pytest.raises(CheckpointError, match="can be gone on from: there is none"):
         fastsac.resume(tmp_path / "run", total_steps=600)

@@ -11,7 +11,7 @@ import fastsac
 from fastsac.envs import compilation_cache
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
-from fastsac.metrics import MetricsWriter
+from fastsac.runs.metrics import MetricsWriter
 
 TINY = ["--total-steps", "120", "--learning-starts", "60", "--batch-size", "8", "--num-envs", "2"]
 TINY += ["--hidden-sizes", "8", "8", "--final-eval-episodes", "1", "--eval-every", "1000000"]

@@ -1,6 +1,7 @@
 """Whole runs, small: they repeat bit for bit, and what they leave behind can be used."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 import fastsac
-from fastsac import checkpoint
 from fastsac.config import EVAL_SEED
 from fastsac.errors import RunError, UserError
 from fastsac.evaluation import evaluate, evaluate_run
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 
 SMALL = dict(
     num_envs=3,
@@ -59,7 +60,7 @@ def test_counts_and_files(runs):
 
 
 def test_a_repeated_run_is_bit_identical(runs):
-    first, second = (checkpoint.load(r.run_dir) for r in runs)
+    first, second = (checkpoint_file.load(r.run_dir) for r in runs)
     flat_first, flat_second = _flat(first["agent"]), _flat(second["agent"])
     assert flat_first.keys() == flat_second.keys() and len(flat_first) > 15
     for name, value in flat_first.items():
@@ -69,8 +70,8 @@ def test_a_repeated_run_is_bit_identical(runs):
 
 def test_another_seed_is_another_run(runs, tmp_path):
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "c"), **SMALL | {"seed": 1})
-    other = checkpoint.load(fastsac.train(config).run_dir)
-    mine = checkpoint.load(runs[0].run_dir)
+    other = checkpoint_file.load(fastsac.train(config).run_dir)
+    mine = checkpoint_file.load(runs[0].run_dir)
     assert not torch.equal(other["agent"]["actor"], mine["agent"]["actor"])
 
 
@@ -91,7 +92,7 @@ def test_engine_and_dm_control_agree_on_a_return(runs):
 
 
 def test_loaded_policy_is_the_agents_mode(runs):
-    policy = fastsac.load_policy(checkpoint.files_of(runs[0].run_dir)[0])
+    policy = fastsac.load_policy(checkpoint_file.files_of(runs[0].run_dir)[0])
     obs = np.random.default_rng(0).normal(size=(4, policy.obs_dim)).astype(np.float32)
     action = policy(obs)
     assert isinstance(action, np.ndarray) and action.shape == (4, 1)
@@ -108,21 +109,21 @@ def test_a_directory_with_a_run_is_refused_and_kept(runs):
 
 
 def test_default_directories_never_collide(tmp_path, monkeypatch):
-    from fastsac import run_directory
+    from fastsac.runs import directory
 
     monkeypatch.chdir(tmp_path)
     config = preset_config("cheetah_run")
-    paths = [run_directory.create(config, needed_bytes=1).path for _ in range(3)]
+    paths = [directory.create(dataclasses.asdict(config), needed_bytes=1).path for _ in range(3)]
     assert len(set(paths)) == 3 and all((p / "config.json").is_file() for p in paths)
 
 
 def test_a_run_from_a_gpu_loads_on_a_cpu(runs, tmp_path):
-    state = checkpoint.load(runs[0].run_dir)
+    state = checkpoint_file.load(runs[0].run_dir)
     # What differs in a checkpoint of a CUDA run: the generator's state.
     state["agent"]["device"] = "cuda"
     state["agent"]["generator"] = torch.zeros(16, dtype=torch.uint8)
     path = tmp_path / "cuda.pt"
-    checkpoint.save(path, state)
+    checkpoint_file.save(path, state)
     obs = torch.ones(1, 5)
     here = fastsac.load_policy(runs[0].run_dir)
     assert torch.equal(fastsac.load_policy(path)(obs), here(obs))
@@ -145,7 +146,7 @@ def test_a_failed_evaluation_costs_its_figure_not_the_training(tmp_path, monkeyp
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL)
     result = fastsac.train(config)
     assert "warning: an evaluation failed: ArithmeticError: no luck" in capsys.readouterr().err
-    assert checkpoint.load(tmp_path / "run")["counters"]["steps"] == result.steps == 600
+    assert checkpoint_file.load(tmp_path / "run")["counters"]["steps"] == result.steps == 600
 
 
 def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
@@ -155,7 +156,7 @@ def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
     assert (
         6 <= result.seconds < 60
     )  # a checkpoint's time before the limit and 0 < result.steps < 10**9
-    assert checkpoint.load(tmp_path / "run")["counters"]["steps"] == result.steps
+    assert checkpoint_file.load(tmp_path / "run")["counters"]["steps"] == result.steps
     assert len(result.evaluation.returns) == 2
 
 
@@ -171,7 +172,7 @@ def test_rewards_beyond_the_atoms_are_said_once(atoms, task, tmp_path, capsys):
 
 
 def test_a_full_disk_costs_metrics_not_the_run(tmp_path, capsys):
-    from fastsac.metrics import MetricsWriter
+    from fastsac.runs.metrics import MetricsWriter
 
     writer = MetricsWriter(tmp_path, total_steps=10, started=0.0)
     writer._file.close()

@@ -11,11 +11,11 @@ import pytest
 
 import fastsac
 import fastsac.envs  # noqa: F401  (sets MUJOCO_GL before dm_control is imported)
-from fastsac import checkpoint
 from fastsac.cli import main
 from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
 from fastsac.evaluation import evaluate_run
+from fastsac.runs import checkpoint_file
 from fastsac.video import Shot, camera_number, record, steps_per_frame
 from fastsac.video_writers import Gif, Mp4
 from tests.fastsac.run_samples import train_tiny
@@ -97,7 +97,7 @@ def test_an_mp4(run, pictures, tmp_path):
     import av
 
     output = tmp_path / "walk.mp4"
-    film = record(checkpoint.files_of(run)[0], output, Shot(**SMALL))
+    film = record(checkpoint_file.files_of(run)[0], output, Shot(**SMALL))
     with av.open(str(output)) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == 5 and (stream.width, stream.height) == (64, 48)

@@ -5,7 +5,7 @@ import resource
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastsac.tensorboard_file import TensorBoardFile
+from fastsac.runs.tensorboard_file import TensorBoardFile
 
 
 def scalars(folder, name):

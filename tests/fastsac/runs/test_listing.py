@@ -14,8 +14,8 @@ import fastsac
 from fastsac.cli import main
 from fastsac.errors import RunError
 from fastsac.presets import preset_config
-from fastsac.run_directory import LOCK, is_running
-from fastsac.runs import (
+from fastsac.runs.directory import LOCK, is_running
+from fastsac.runs.listing import (
     describe,
     duration,
     find_runs,

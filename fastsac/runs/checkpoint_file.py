@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from fastsac.atomic_write import write_atomically
 from fastsac.errors import CheckpointError, DamagedError
+from fastsac.runs.atomic_write import write_atomically
 
 FORMAT = 4
 FOLDER = "checkpoints"

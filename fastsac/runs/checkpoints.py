@@ -7,16 +7,11 @@ from typing import Any
 
 import torch
 
-from fastsac import checkpoint, run_directory
-from fastsac.config import TrainConfig
 from fastsac.errors import CheckpointError, DamagedError, RunError
 from fastsac.learner.policy import Policy
-from fastsac.learner.replay import ReplayBuffer, row_bytes
-from fastsac.learner.sac import SAC
-from fastsac.replay_files import ReplayFiles, is_name, read_rows
-
-# Larger buffers are not saved unless asked for.
-_LARGEST_REPLAY = 2_000_000_000
+from fastsac.learner.replay import ReplayBuffer
+from fastsac.runs import checkpoint_file
+from fastsac.runs.replay_files import ReplayFiles, is_name, read_rows
 
 State = dict[str, Any]
 
@@ -26,32 +21,28 @@ class RunCheckpoints:
 
     Args:
         run_dir: the run's directory.
-        config: the run's.
-        replay: its buffer.
+        about: what a policy needs besides its weights: "task", "obs_dim", "action_dim", and the
+            run's whole "config" as JSON.
+        keep: how many of the newest stay on disk.
+        replay: the buffer whose rows are saved with them, or None.
         used: the replay's files that each checkpoint on disk needs, the resumed one's last.
     """
 
     def __init__(
         self,
         run_dir: Path,
-        config: TrainConfig,
-        replay: ReplayBuffer,
+        about: State,
+        keep: int,
+        replay: ReplayBuffer | None,
         used: dict[Path, list[str]] | None = None,
     ):
-        self._run_dir, self._config = run_dir, config
+        self._run_dir, self._about, self._keep = run_dir, about, keep
         self._used = used or {}
-        self._saves_replay = saves_replay(config, row_bytes(replay.obs_dim, replay.action_dim))
         names = list(self._used.values())[-1] if self._used else []
         self._replay = ReplayFiles(run_dir, replay, names)
-        self._about: State = {
-            "task": config.task,
-            "obs_dim": replay.obs_dim,
-            "action_dim": replay.action_dim,
-            "config": run_directory.to_json(config),
-        }
 
     def save(self, state: State) -> Path:
-        """Writes a checkpoint, then deletes those beyond --keep-checkpoints.
+        """Writes a checkpoint, then deletes those that are not kept.
 
         Args:
             state: of the run, with its agent and its counters.
@@ -59,13 +50,14 @@ class RunCheckpoints:
         Raises:
             OSError: the disk is full or not writable; the checkpoints before are intact.
         """
-        file = self._run_dir / checkpoint.FOLDER / checkpoint.name_of(state["counters"]["steps"])
+        name = checkpoint_file.name_of(state["counters"]["steps"])
+        file = self._run_dir / checkpoint_file.FOLDER / name
         file.parent.mkdir(exist_ok=True)
-        names = self._replay.save() if self._saves_replay else []
-        checkpoint.save(file, self._about | state | {"replay_files": names})
+        names = self._replay.save()
+        checkpoint_file.save(file, self._about | state | {"replay_files": names})
         self._used.pop(file, None)
         self._used[file] = names
-        for old in list(self._used)[: -self._config.keep_checkpoints]:
+        for old in list(self._used)[: -self._keep]:
             old.unlink(missing_ok=True)
             del self._used[old]
         self._replay.keep_only({name for names in self._used.values() for name in names})
@@ -78,35 +70,15 @@ class RunCheckpoints:
             OSError: as ``save``.
         """
         content = self._about | {"agent": policy.state_dict(), "counters": dict(counters)}
-        checkpoint.save(self._run_dir / checkpoint.BEST, content)
+        checkpoint_file.save(self._run_dir / checkpoint_file.BEST, content)
 
     def best_until(self, steps: int) -> float:
         """Returns the return of best.pt, or -inf if that is of later than so many steps."""
         try:
-            counters = checkpoint.load(self._run_dir / checkpoint.BEST)["counters"]
+            counters = checkpoint_file.load(self._run_dir / checkpoint_file.BEST)["counters"]
             return float(counters["eval_return"]) if counters["step"] <= steps else -math.inf
         except (CheckpointError, KeyError, TypeError):
             return -math.inf
-
-
-def disk_bytes(config: TrainConfig, agent: SAC, replay: ReplayBuffer) -> int:
-    """Returns about how many bytes a run's checkpoints will take."""
-    weights = sum(p.numel() * 4 for p in (agent.actor_flat, agent.critics_flat))
-    # Weights, targets and Adam's moments, in each file and in the one being written.
-    needed = 4 * weights * (config.keep_checkpoints + 1)
-    a_row = row_bytes(replay.obs_dim, replay.action_dim)
-    if saves_replay(config, a_row):
-        # The ring's oldest rows share a file with some that are gone, in each checkpoint kept.
-        rows = config.replay_capacity + config.keep_checkpoints * config.checkpoint_every
-        needed += min(rows, config.total_steps) * a_row
-    return needed
-
-
-def saves_replay(config: TrainConfig, bytes_a_row: int) -> bool:
-    """Whether a run's checkpoints hold its replay."""
-    if config.checkpoint_replay is not None:
-        return config.checkpoint_replay
-    return config.replay_capacity * bytes_a_row < _LARGEST_REPLAY
 
 
 class Resumed:
@@ -114,7 +86,7 @@ class Resumed:
 
     Args:
         run_dir: the run's directory, locked.
-        config: the run's.
+        task: the run's.
 
     Attributes:
         state: the checkpoint's.
@@ -127,13 +99,13 @@ class Resumed:
         RunError: the directory cannot be written.
     """
 
-    def __init__(self, run_dir: Path, config: TrainConfig):
+    def __init__(self, run_dir: Path, task: str):
         self.used: dict[Path, list[str]] = {}
         self.left_out: list[str] = []
-        self._run_dir, self._config = run_dir, config
+        self._run_dir, self._task = run_dir, task
         read: dict[Path, State] = {}
         damaged = []
-        for file in checkpoint.files_of(run_dir):
+        for file in checkpoint_file.files_of(run_dir):
             try:
                 read[file] = self._read(file)
             except CheckpointError as error:
@@ -146,7 +118,7 @@ class Resumed:
         for file in reversed(read):
             self.used[file] = read[file]["replay_files"]
         try:
-            for folder in (run_dir, run_dir / checkpoint.FOLDER):
+            for folder in (run_dir, run_dir / checkpoint_file.FOLDER):
                 for partial in folder.glob("*.partial"):
                     partial.unlink()
             for file in damaged:
@@ -160,10 +132,10 @@ class Resumed:
         return read_rows(self._run_dir, names) if names else None
 
     def _read(self, file: Path) -> State:
-        state = checkpoint.load(file)
-        if str(state["task"]) != self._config.task:
+        state = checkpoint_file.load(file)
+        if str(state["task"]) != self._task:
             raise CheckpointError(
-                f"{file} is of {state['task']}, but {self._run_dir} is a run of {self._config.task}"
+                f"{file} is of {state['task']}, but {self._run_dir} is a run of {self._task}"
             )
         names = state.get("replay_files")
         if "env" not in state or not isinstance(names, list) or not all(map(is_name, names)):

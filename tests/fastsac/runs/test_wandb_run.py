@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from fastsac import metrics, wandb_run
 from fastsac.errors import ConfigError
+from fastsac.runs import metrics, wandb_run
 
 wandb = pytest.importorskip("wandb")
 FLAGS = ["--total-steps", "120", "--learning-starts", "60", "--batch-size", "8", "--num-envs", "2"]

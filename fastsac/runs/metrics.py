@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastsac.tensorboard_file import TensorBoardFile
-from fastsac.wandb_run import start_wandb
+from fastsac.runs.tensorboard_file import TensorBoardFile
+from fastsac.runs.wandb_run import start_wandb
 
 if TYPE_CHECKING:
     import wandb

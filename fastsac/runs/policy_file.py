@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from fastsac import checkpoint
 from fastsac.errors import CheckpointError, ConfigError
 from fastsac.learner.config import sac_from_json
 from fastsac.learner.policy import Policy
+from fastsac.runs import checkpoint_file
 
 
 def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
@@ -16,12 +16,12 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     Raises:
         CheckpointError: missing, truncated, or damaged.
     """
-    state = checkpoint.load(path)
+    state = checkpoint_file.load(path)
     try:
         config = sac_from_json(state["config"])
         normalizer = state["agent"]["normalizer"] if config.normalize_obs else None
         sizes = state["obs_dim"], state["action_dim"]
         return Policy(state["task"], *sizes, config, state["agent"]["actor"], normalizer, device)
-    except (ConfigError, *checkpoint.MISFITS) as error:
+    except (ConfigError, *checkpoint_file.MISFITS) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its own configuration: {reason}") from error

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastsac
-from fastsac import SACConfig, checkpoint, load_policy, resume
+from fastsac import SACConfig, load_policy, resume
 from fastsac.errors import CheckpointError, RunError
 from fastsac.presets import preset_config
+from fastsac.runs import checkpoint_file
 from fastsac.training_run import TrainingRun
 
 TINY = dict(num_envs=2, total_steps=40, learning_starts=10, batch_size=4, replay_capacity=50)
@@ -43,8 +44,10 @@ def goes_on(run):
         copied = run.with_name("copy")
         shutil.rmtree(copied, ignore_errors=True)
         shutil.copytree(run, copied)
-        file = checkpoint.files_of(copied)[0]
-        file.write_bytes(content) if isinstance(content, bytes) else checkpoint.save(file, content)
+        file = checkpoint_file.files_of(copied)[0]
+        file.write_bytes(content) if isinstance(content, bytes) else checkpoint_file.save(
+            file, content
+        )
         resume(copied, total_steps=60)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -89,12 +92,12 @@ def edits(draw):
 @settings(max_examples=400)
 @given(edit=st.lists(edits(), min_size=1, max_size=2))
 def test_bytes(run, tmp_path_factory, edit):
-    whole = data = checkpoint.files_of(run)[0].read_bytes()
+    whole = data = checkpoint_file.files_of(run)[0].read_bytes()
     for one in edit:
         data = one(data or b"\0")
     file = tmp_path_factory.getbasetemp() / "x.pt"
     file.write_bytes(data)
-    for read in (checkpoint.load, load_policy):
+    for read in (checkpoint_file.load, load_policy):
         assert refused(read, file) == (data != whole)
 
 
@@ -138,22 +141,22 @@ def change_of(draw):
 @settings(max_examples=300)
 @given(data=st.data())
 def test_content(run, goes_on, tmp_path_factory, data):
-    state = checkpoint.load(run)
+    state = checkpoint_file.load(run)
     path = data.draw(st.sampled_from([*paths(state)]))
     state = changed(state, path, change_of(data.draw))
     file = tmp_path_factory.getbasetemp() / "x.pt"
-    checkpoint.save(file, state)
-    refused(checkpoint.load, file)
+    checkpoint_file.save(file, state)
+    refused(checkpoint_file.load, file)
     refused(load_policy, file)
     if data.draw(st.integers(0, 9)) == 0:  # half a second each
         refused(goes_on, state)
 
 
 def test_the_checkpoint_itself_is_taken(run, goes_on):
-    assert not refused(goes_on, checkpoint.load(run)) and not refused(load_policy, run)
+    assert not refused(goes_on, checkpoint_file.load(run)) and not refused(load_policy, run)
     assert fastsac.load_policy(run).task == "cartpole_balance" and copy.copy(run) == run
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "a\0b", "", "/dev/null", "/dev/full"])
 def test_paths(path):
-    assert refused(load_policy, path) and refused(checkpoint.load, path) and refused(resume, path)
+    assert all(refused(read, path) for read in (load_policy, checkpoint_file.load, resume))

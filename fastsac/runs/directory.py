@@ -1,6 +1,5 @@
 """A run's directory: configuration, machine, result, and the lock that guards it."""
 
-import dataclasses
 import datetime
 import fcntl
 import itertools
@@ -10,14 +9,13 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fastsac.atomic_write import write_atomically
-from fastsac.config import TrainConfig
 from fastsac.errors import ConfigError, RunError
-from fastsac.learner.config import sac_from_json
 from fastsac.machine import machine
+from fastsac.runs.atomic_write import write_atomically
 
 CONFIG = "config.json"
 MACHINE = "machine.json"
@@ -27,6 +25,8 @@ _LOCK_TRIES = 5
 _SET_UP = {CONFIG, MACHINE, LOCK}
 # What reading JSON that nobody checked can raise.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
+ParsedT = TypeVar("ParsedT")
 
 
 class RunDirectory:
@@ -59,7 +59,7 @@ class RunDirectory:
         self._lock.close()
         raise RunError(f"another process is training in {path}")
 
-    def write(self, name: str, content: dict[str, Any]) -> None:
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file of the run.
 
         Raises:
@@ -72,11 +72,11 @@ class RunDirectory:
         self._lock.close()
 
 
-def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
+def create(config: Mapping[str, Any], needed_bytes: int) -> RunDirectory:
     """Makes the run's directory and writes the resolved configuration into it.
 
     Args:
-        config: the run's.
+        config: the run's, with its "task" and its "run_dir", which is None for one of our naming.
         needed_bytes: of disk that the run's files will take.
 
     Raises:
@@ -84,9 +84,10 @@ def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
             no room; nothing was written.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(config.run_dir or f"runs/{short_name(config.task)}-{stamp}")
+    named: str | None = config["run_dir"]
+    path = Path(named or f"runs/{short_name(config['task'])}-{stamp}")
     try:
-        found = {*os.listdir(path)} if config.run_dir and os.path.isdir(path) else set()
+        found = {*os.listdir(path)} if named and os.path.isdir(path) else set()
         # A set-up that was killed leaves these, the lock first: nothing is lost with them.
         if found and (LOCK not in found or found - _SET_UP):
             what = "another run" if os.path.exists(path / CONFIG) else "other files"
@@ -98,12 +99,12 @@ def create(config: TrainConfig, needed_bytes: int) -> RunDirectory:
                 f"the run's files need about {needed_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB "
                 f"of disk are free at {existing}"
             )
-        path = _make(path, numbered=config.run_dir is None)
+        path = _make(path, numbered=named is None)
     except OSError as error:
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror}") from error
     directory = RunDirectory(path)
     try:
-        directory.write(CONFIG, dataclasses.asdict(config))
+        directory.write(CONFIG, config)
         program = Path(sys.argv[0]).name.replace("__main__.py", "fastsac")
         command = shlex.join([program, *sys.argv[1:]])
         directory.write(MACHINE, machine() | {"command": command})
@@ -133,49 +134,32 @@ def _make(path: Path, numbered: bool) -> Path:
     raise AssertionError("unreachable")
 
 
-def to_json(config: TrainConfig) -> str:
-    """Returns the whole configuration as JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
+def recorded(path: Path, parse: Callable[[str], ParsedT]) -> ParsedT | None:
+    """Returns what ``parse`` makes of a run's configuration, or None where there is no run.
 
-
-def from_json(text: str) -> TrainConfig:
-    """Returns the configuration that ``to_json`` wrote.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is none of this version.
-        ConfigError: a field is out of range.
-    """
-    return TrainConfig(**json.loads(text) | {"sac": sac_from_json(text)})
-
-
-def recorded_config(path: Path) -> TrainConfig:
-    """Returns the configuration in a run's directory.
+    Args:
+        path: the run's directory.
+        parse: takes the text of config.json; what it raises of wrong content is damage.
 
     Raises:
-        RunError: there is no run, or config.json is damaged or of another version.
-    """
-    file = path / CONFIG
-    if not os.path.isfile(file):
-        raise RunError(f"{path} holds no run: there is no {file}")
-    try:
-        return from_json(file.read_text())
-    except (OSError, *_DAMAGE, ConfigError) as error:
-        raise RunError(f"{file} is damaged or of another version: {error}") from error
-
-
-def recorded_task(path: Path) -> str | None:
-    """Returns the task that a run directory says it is of, or None where it says nothing.
-
-    Raises:
-        RunError: config.json is damaged.
+        RunError: config.json is damaged or of another version.
     """
     file = path / CONFIG
     if not os.path.isfile(file):
         return None
     try:
-        return str(json.loads(file.read_text())["task"])
-    except (OSError, *_DAMAGE) as error:
-        raise RunError(f"{file} is damaged") from error
+        return parse(file.read_text())
+    except (OSError, *_DAMAGE, ConfigError) as error:
+        raise RunError(f"{file} is damaged or of another version: {error}") from error
+
+
+def recorded_task(path: Path) -> str | None:
+    """Returns the task that a run directory says it is of, or None where there is no run.
+
+    Raises:
+        RunError: config.json is damaged.
+    """
+    return recorded(path, lambda text: str(json.loads(text)["task"]))
 
 
 def is_running(path: Path) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastsac.errors import RunError
-from fastsac.run_directory import CONFIG, MACHINE, RESULT, is_running, short_name
-from fastsac.run_statistics import Curve
+from fastsac.runs.directory import CONFIG, MACHINE, RESULT, is_running, short_name
+from fastsac.runs.statistics import Curve
 
 METRICS = "metrics.csv"
 _COLUMNS = ("step", "seconds", "eval_return", "eval_return_std")

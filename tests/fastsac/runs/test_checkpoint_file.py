@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastsac import SAC, SACConfig, TrainConfig, checkpoint, load_policy, run_directory
+from fastsac import SAC, SACConfig, TrainConfig, load_policy
+from fastsac.config import to_json
 from fastsac.errors import CheckpointError
+from fastsac.runs import checkpoint_file
 
 OBS, ACT = 5, 2
 CONFIGS = {
@@ -36,7 +38,7 @@ def state_of(agent, /, **other):
         "task": "toy_task",
         "obs_dim": OBS,
         "action_dim": ACT,
-        "config": run_directory.to_json(TrainConfig("toy_task", sac=agent.config)),
+        "config": to_json(TrainConfig("toy_task", sac=agent.config)),
         "agent": agent.state_dict(),
         "counters": {"steps": 10, "updates": 3},
         **other,
@@ -45,19 +47,19 @@ def state_of(agent, /, **other):
 
 def saved(path, /, steps=10, **other):
     """A checkpoint in a run's directory."""
-    file = path / checkpoint.FOLDER / checkpoint.name_of(steps)
+    file = path / checkpoint_file.FOLDER / checkpoint_file.name_of(steps)
     file.parent.mkdir(exist_ok=True)
-    checkpoint.save(file, state_of(trained(), **other))
+    checkpoint_file.save(file, state_of(trained(), **other))
     return file
 
 
 def framed(content):
     """What follows the header, with a header that fits it."""
     digest = hashlib.sha256(content).hexdigest()
-    return f"fastsac checkpoint {checkpoint.FORMAT} {digest}\n".encode() + content
+    return f"fastsac checkpoint {checkpoint_file.FORMAT} {digest}\n".encode() + content
 
 
-def refusal(path, read=checkpoint.load):
+def refusal(path, read=checkpoint_file.load):
     """The sentence of the CheckpointError."""
     with pytest.raises(CheckpointError) as caught:
         read(path)
@@ -71,7 +73,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     file = saved(tmp_path)
     assert os.listdir(file.parent) == ["000000000010.pt"]
     for path in (file, tmp_path, str(tmp_path)):
-        state = checkpoint.load(path)
+        state = checkpoint_file.load(path)
         assert state["counters"]["steps"] == 10
         restored = SAC(OBS, ACT, agent.config)
         restored.load_state_dict(state["agent"])
@@ -82,19 +84,19 @@ def test_saving_replaces_and_leaves_the_state_alone(tmp_path):
     file = saved(tmp_path, task="first")
     state = state_of(trained(), task="second")
     keys = set(state)
-    checkpoint.save(file, state)
-    assert set(state) == keys and checkpoint.load(tmp_path)["task"] == "second"
+    checkpoint_file.save(file, state)
+    assert set(state) == keys and checkpoint_file.load(tmp_path)["task"] == "second"
     assert os.listdir(file.parent) == [file.name]
 
 
 def test_the_newest_good_checkpoint_is_taken_and_the_others_are_named(tmp_path, caplog):
     files = [saved(tmp_path, steps=n, task=f"task{n}") for n in (5, 40, 300)]
-    assert checkpoint.load(tmp_path)["task"] == "task300"
+    assert checkpoint_file.load(tmp_path)["task"] == "task300"
     files[2].write_bytes(files[2].read_bytes()[:-1])
-    assert checkpoint.load(tmp_path)["task"] == "task40"
+    assert checkpoint_file.load(tmp_path)["task"] == "task40"
     assert f"{files[2]} is truncated or damaged: its checksum differs" in caplog.text
     files[1].write_bytes(b"")
-    assert checkpoint.load(tmp_path)["task"] == load_policy(tmp_path).task == "task5"
+    assert checkpoint_file.load(tmp_path)["task"] == load_policy(tmp_path).task == "task5"
     files[0].write_bytes(b"")
     assert f"none of the 3 checkpoints of {tmp_path} can be read" in refusal(tmp_path)
 
@@ -103,13 +105,13 @@ def test_the_newest_good_checkpoint_is_taken_and_the_others_are_named(tmp_path, 
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from fastsac import checkpoint
+from fastsac.runs import checkpoint_file
 state = {"task": "new", "agent": {"weights": torch.ones(500_000)}}  # 2 MB
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 for _ in range(2):
     try:
-        checkpoint.save(Path(sys.argv[1]), state)
+        checkpoint_file.save(Path(sys.argv[1]), state)
     except OSError as error:
         print(str(error))
 print("training goes on")
@@ -133,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(limit, tmp_path):
 
 def test_a_directory_that_is_gone_is_an_oserror(tmp_path):
     with pytest.raises(OSError, match="could not write"):
-        checkpoint.save(tmp_path / "gone" / "x.pt", state_of(trained()))
+        checkpoint_file.save(tmp_path / "gone" / "x.pt", state_of(trained()))
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
@@ -143,14 +145,14 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path, monkeyp
     def read_while_writing(state, file):
         write(state, file)
         file.flush()
-        seen.append(checkpoint.load(tmp_path)["task"])
+        seen.append(checkpoint_file.load(tmp_path)["task"])
 
     monkeypatch.setattr(torch, "save", read_while_writing)
     saved(tmp_path, task="new")
-    assert seen == ["old"] and checkpoint.load(tmp_path)["task"] == "new"
+    assert seen == ["old"] and checkpoint_file.load(tmp_path)["task"] == "new"
 
 
-@pytest.mark.parametrize("read", [checkpoint.load, load_policy])
+@pytest.mark.parametrize("read", [checkpoint_file.load, load_policy])
 def test_missing_checkpoints_are_named(read, tmp_path):
     assert str(tmp_path) in refusal(tmp_path, read)
     missing = tmp_path / "nowhere" / "x.pt"
@@ -162,7 +164,7 @@ def test_truncated_files_are_refused_wherever_they_are_cut(tmp_path):
     whole = file.read_bytes()
     for cut in sorted({*range(0, len(whole), 64), *range(1, 110), len(whole) - 1}):
         file.write_bytes(whole[:cut])
-        for read in (checkpoint.load, load_policy):
+        for read in (checkpoint_file.load, load_policy):
             assert "truncated" in refusal(file, read), cut
 
 
@@ -183,7 +185,7 @@ def test_truncated_files_are_refused_wherever_they_are_cut(tmp_path):
 def test_garbage_is_refused(content, tmp_path):
     file = tmp_path / "x.pt"
     file.write_bytes(content)
-    for read in (checkpoint.load, load_policy):
+    for read in (checkpoint_file.load, load_policy):
         assert str(file) in refusal(file, read)
 
 
@@ -206,7 +208,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
 def test_a_checkpoint_without_one_of_its_parts_is_refused(key, tmp_path):
     state = state_of(trained())
     del state[key]
-    checkpoint.save(tmp_path / "x.pt", state)
+    checkpoint_file.save(tmp_path / "x.pt", state)
     assert "is not a fastsac checkpoint" in refusal(tmp_path / "x.pt")
 
 
@@ -214,7 +216,7 @@ def test_another_format_is_refused_with_both_numbers(tmp_path):
     file = saved(tmp_path)
     file.write_bytes(file.read_bytes().replace(b"checkpoint 4 ", b"checkpoint 99 ", 1))
     sentence = refusal(file)
-    assert "format 99" in sentence and f"reads {checkpoint.FORMAT}" in sentence
+    assert "format 99" in sentence and f"reads {checkpoint_file.FORMAT}" in sentence
 
 
 class Malicious:
@@ -236,7 +238,7 @@ def test_code_in_a_checkpoint_is_not_run(form, tmp_path):
         torch.save(state, file, _use_new_zipfile_serialization=form == "zip")
     content = file.read_bytes()
     file.write_bytes(framed(content))
-    for read in (checkpoint.load, load_policy):
+    for read in (checkpoint_file.load, load_policy):
         assert "is not a fastsac checkpoint" in refusal(file, read)
     assert not victim.exists()
     if form != "pickle":  # the trap works
@@ -260,7 +262,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_loaded_policy_acts_as_the_agent_does(name, tmp_path):
     agent = trained(name)
-    checkpoint.save(tmp_path / "x.pt", state_of(agent))
+    checkpoint_file.save(tmp_path / "x.pt", state_of(agent))
     policy = load_policy(tmp_path / "x.pt")
     assert (policy.task, policy.obs_dim, policy.action_dim) == ("toy_task", OBS, ACT)
     obs = torch.randn(7, OBS, generator=torch.Generator().manual_seed(1))

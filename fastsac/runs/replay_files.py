@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from fastsac import checkpoint
 from fastsac.errors import CheckpointError
 from fastsac.learner.replay import ReplayBuffer
+from fastsac.runs import checkpoint_file
 
 _FOLDER = "replay"
 
@@ -24,11 +24,11 @@ class ReplayFiles:
 
     Args:
         run_dir: the run's directory.
-        replay: the buffer.
+        replay: the buffer, or None to save no rows.
         names: the files that the buffer was read from, the oldest rows first.
     """
 
-    def __init__(self, run_dir: Path, replay: ReplayBuffer, names: Sequence[str] = ()):
+    def __init__(self, run_dir: Path, replay: ReplayBuffer | None, names: Sequence[str] = ()):
         self._folder, self._replay, self._names = run_dir / _FOLDER, replay, list(names)
 
     def save(self) -> list[str]:
@@ -40,6 +40,8 @@ class ReplayFiles:
         Raises:
             OSError: the disk is full; the next call tries again.
         """
+        if self._replay is None:
+            return []
         added = self._replay.added
         oldest = added - len(self._replay)
         written = _numbers(self._names[-1])[1] if self._names else 0
@@ -48,7 +50,7 @@ class ReplayFiles:
         if start < added:
             name = f"{start:012d}-{added:012d}.pt"
             self._folder.mkdir(exist_ok=True)
-            checkpoint.save(self._folder / name, {"rows": self._replay.rows_from(start)})
+            checkpoint_file.save(self._folder / name, {"rows": self._replay.rows_from(start)})
             names.append(name)
         self._names = names
         return list(names)
@@ -68,7 +70,7 @@ def read_rows(run_dir: Path, names: Iterable[str]) -> Iterator[tuple[int, torch.
     """
     for name in names:
         file = run_dir / _FOLDER / name
-        rows = checkpoint.load_tensors(file).get("rows")
+        rows = checkpoint_file.load_tensors(file).get("rows")
         start, end = _numbers(name)
         if not isinstance(rows, torch.Tensor) or len(rows) != end - start:
             raise CheckpointError(f"{file} does not hold the transitions that its name says")
