@@ -22,11 +22,11 @@ from fastsac.bench import peers
 from fastsac.bench.envs import open_ours as open_env
 from fastsac.bench.harness import Case
 from fastsac.bench.stepping import trained
-from fastsac.config import TrainConfig
-from fastsac.interruption import StopSignals
-from fastsac.presets import preset_config
-from fastsac.training import train_loop
-from fastsac.training_run import TrainingRun
+from fastsac.training.config import TrainConfig
+from fastsac.training.interruption import StopSignals
+from fastsac.training.loop import train_loop
+from fastsac.training.presets import preset_config
+from fastsac.training.run import TrainingRun
 
 _ENDLESS = 1 << 40
 _CAPACITY = 100_000  # transitions: enough to draw from, and less memory than a run's

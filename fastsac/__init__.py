@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastsac.config import TrainConfig
     from fastsac.envs import VectorEnv, make
     from fastsac.envs.custom import register
     from fastsac.envs.registry import tasks
@@ -17,17 +16,18 @@ if TYPE_CHECKING:
     from fastsac.learner.replay import Batch, ReplayBuffer
     from fastsac.learner.sac import SAC
     from fastsac.runs.policy_file import load_policy
-    from fastsac.training import TrainResult, resume, train
+    from fastsac.training.config import TrainConfig
+    from fastsac.training.loop import TrainResult, resume, train
 
 __version__ = "0.1.0"
 
 _HOME = {
     "SAC": "learner.sac",
     "SACConfig": "learner.config",
-    "TrainConfig": "config",
-    "TrainResult": "training",
-    "train": "training",
-    "resume": "training",
+    "TrainConfig": "training.config",
+    "TrainResult": "training.loop",
+    "train": "training.loop",
+    "resume": "training.loop",
     "Batch": "learner.replay",
     "ReplayBuffer": "learner.replay",
     "Policy": "learner.policy",

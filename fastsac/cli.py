@@ -89,8 +89,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
 def _train(args: list[str]) -> None:
     import tyro
 
-    from fastsac.config import TrainConfig
-    from fastsac.presets import preset_config, preset_for
+    from fastsac.training.config import TrainConfig
+    from fastsac.training.presets import preset_config, preset_for
 
     asks_help = "-h" in args or "--help" in args
     if any(arg.partition("=")[0] == "--resume" for arg in args) and not asks_help:
@@ -120,7 +120,7 @@ def _train(args: list[str]) -> None:
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]!r}; fastsac train --help lists the flags")
     from fastsac.envs.compilation_cache import use_compilation_cache
-    from fastsac.training import train
+    from fastsac.training.loop import train
 
     use_compilation_cache()
     train(config)
@@ -130,7 +130,7 @@ def _resume(args: list[str]) -> None:
     """`fastsac train --resume RUN [flags]`: the flags are those of the run, some may change."""
     import tyro
 
-    from fastsac.config import TrainConfig, recorded_config
+    from fastsac.training.config import TrainConfig, recorded_config
 
     first = Parser(prog="fastsac train", add_help=False, allow_abbrev=False)
     first.add_argument("--resume", required=True, metavar="RUN")
@@ -141,7 +141,7 @@ def _resume(args: list[str]) -> None:
     )
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]!r}; fastsac train --help lists the flags")
-    from fastsac.training import resume
+    from fastsac.training.loop import resume
 
     changes = {k: v for k, v in vars(config).items() if v != getattr(recorded, k)}
     if "run_dir" in changes:
@@ -150,7 +150,7 @@ def _resume(args: list[str]) -> None:
 
 
 def _eval(args: list[str]) -> None:
-    from fastsac.config import EVAL_SEED
+    from fastsac.training.config import EVAL_SEED
 
     parser = Parser(
         prog="fastsac eval", description="Prints mean, std and each return of a trained policy."
@@ -162,7 +162,7 @@ def _eval(args: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object for programs")
     parsed = parser.parse_args(args)
     from fastsac.envs.compilation_cache import use_compilation_cache
-    from fastsac.evaluation import evaluate_run
+    from fastsac.training.evaluation import evaluate_run
 
     use_compilation_cache()
     result = evaluate_run(parsed.run, parsed.episodes, parsed.seed, parsed.backend)
@@ -185,7 +185,7 @@ def _print_diverged(episodes: int) -> None:
 
 
 def _video(args: list[str]) -> None:
-    from fastsac.config import EVAL_SEED
+    from fastsac.training.config import EVAL_SEED
 
     parser = Parser(
         prog="fastsac video", description="Films a trained policy in the real dm_control."

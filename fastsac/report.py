@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fastsac
-from fastsac.config import to_json
 from fastsac.errors import RunError, UserError
 from fastsac.plot import AXES, draw_runs, labels
-from fastsac.presets import preset_config
 from fastsac.runs.atomic_write import require_place, write_atomically
 from fastsac.runs.directory import short_name
 from fastsac.runs.listing import (
@@ -29,6 +27,8 @@ from fastsac.runs.listing import (
     read_result,
 )
 from fastsac.runs.statistics import Curve
+from fastsac.training.config import to_json
+from fastsac.training.presets import preset_config
 
 # Beginnings of the files that a browser plays, where in them, and their types.
 _FILMS = {".gif": (b"GIF8", 0, "image/gif"), ".mp4": (b"ftyp", 4, "video/mp4")}

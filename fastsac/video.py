@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fastsac.config import EVAL_SEED
 from fastsac.errors import ConfigError, RunError
 from fastsac.runs.atomic_write import require_place, write_atomically
 from fastsac.runs.policy_file import load_policy
+from fastsac.training.config import EVAL_SEED
 from fastsac.video_writers import Gif, Mp4, writer_for
 
 
@@ -21,7 +21,7 @@ def _no_opengl(error: Exception) -> RunError:
 
 
 try:
-    from fastsac.evaluation import in_dm_control, require_episodes
+    from fastsac.training.evaluation import in_dm_control, require_episodes
 except (ImportError, AttributeError) as error:  # PyOpenGL, without the library MUJOCO_GL names
     raise _no_opengl(error) from error
 
@@ -39,7 +39,7 @@ class Shot:
         size: width and height in pixels.
         fps: frames a second; every k-th control step is a frame, with the k that comes nearest.
         seconds: what is filmed of each episode at most; the returns are of whole episodes.
-        seed: of the initial states, as in fastsac.evaluation.
+        seed: of the initial states, as in fastsac.training.evaluation.
     """
 
     episodes: int = 1

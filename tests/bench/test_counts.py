@@ -11,11 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsac
-from fastsac.interruption import StopSignals
 from fastsac.learner.replay import row_bytes
-from fastsac.presets import preset_config
-from fastsac.training import train_loop
-from fastsac.training_state import TrainingState
+from fastsac.training.interruption import StopSignals
+from fastsac.training.loop import train_loop
+from fastsac.training.presets import preset_config
+from fastsac.training.state import TrainingState
 
 OBS, ACT = 17, 6
 

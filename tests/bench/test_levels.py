@@ -16,7 +16,7 @@ import torch
 
 from fastsac.bench import command, envs, harness, peers, stepping, train
 from fastsac.bench.harness import run
-from fastsac.presets import preset_config
+from fastsac.training.presets import preset_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"learning_starts": 8, "batch_size": 8, "replay_capacity": 500, "checkpoint_replay": False}

@@ -13,8 +13,8 @@ import torch
 import fastsac
 from fastsac.cli import main
 from fastsac.envs import UnknownTask, registry
-from fastsac.evaluation import evaluate_run
-from fastsac.presets import preset_config
+from fastsac.training.evaluation import evaluate_run
+from fastsac.training.presets import preset_config
 
 DT, SUBSTEPS = 0.01, 2  # s, physics steps per action
 MASS, FORCE = 2.0, 4.0  # kg, N at action 1 and gear 1

@@ -16,8 +16,8 @@ from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
 from fastsac.envs.vector_env import VectorEnv
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
+from fastsac.training.presets import preset_config
 
 SICK = 5  # the world that is poisoned
 NAN = float("nan")

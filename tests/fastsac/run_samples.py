@@ -4,9 +4,9 @@ import csv
 import json
 
 import fastsac
-from fastsac.config import to_json
-from fastsac.presets import preset_config
 from fastsac.runs.metrics import COLUMNS
+from fastsac.training.config import to_json
+from fastsac.training.presets import preset_config
 
 
 def write_run(path, evaluations, task="cartpole_swingup", preset="seed", result=None, **fields):

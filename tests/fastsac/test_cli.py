@@ -8,8 +8,8 @@ import pytest
 
 import fastsac
 from fastsac.cli import main
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
+from fastsac.training.presets import preset_config
 
 TINY = ["--total-steps", "60", "--learning-starts", "30", "--batch-size", "8"]
 TINY += ["--hidden-sizes", "8", "8", "--final-eval-episodes", "1", "--num-envs", "2"]

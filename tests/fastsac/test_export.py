@@ -17,8 +17,8 @@ from fastsac.cli import main
 from fastsac.envs.registry import UnknownTask
 from fastsac.errors import RunError
 from fastsac.export import export_policy
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
+from fastsac.training.presets import preset_config
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

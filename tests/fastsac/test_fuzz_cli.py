@@ -13,13 +13,13 @@ import fastsac
 from fastsac import SAC, SACConfig, TrainConfig
 from fastsac.bench import command, learning
 from fastsac.cli import main
-from fastsac.config import to_json
 from fastsac.errors import UserError
-from fastsac.memory_plan import require_worlds
 from fastsac.runs import checkpoint_file, directory
-from tests.fastsac.fuzzing import SAC as SAC_FIELDS
-from tests.fastsac.fuzzing import TRAIN, insane
+from fastsac.training.config import to_json
+from fastsac.training.memory_plan import require_worlds
 from tests.fastsac.run_samples import write_run
+from tests.fastsac.training.fuzzing import SAC as SAC_FIELDS
+from tests.fastsac.training.fuzzing import TRAIN, insane
 
 HOSTILE = "- -- -1 0 1 2 7 1e3 1e999 nan -inf 0x10 1_0 \u0663 None True False [] {} %s * ' @file"
 HOSTILE = ["", " ", "1" * 50, "9" * 5000, "x" * 5000, "\x1b[31mred", "a\nb", *HOSTILE.split()]
@@ -123,8 +123,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         for name, stand_in in {
-            "fastsac.training.train": recorder.train,
-            "fastsac.evaluation.evaluate": recorder.evaluate,
+            "fastsac.training.loop.train": recorder.train,
+            "fastsac.training.evaluation.evaluate": recorder.evaluate,
             "fastsac.export._metadata": recorder.stop,
             "fastsac.task_table.print_table": recorder.stop,
             "fastsac.doctor.print_report": recorder.stop,

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from fastsac import SAC, SACConfig, TrainConfig, load_policy
-from fastsac.config import to_json
 from fastsac.errors import CheckpointError
 from fastsac.runs import checkpoint_file
+from fastsac.training.config import to_json
 
 OBS, ACT = 5, 2
 CONFIGS = {

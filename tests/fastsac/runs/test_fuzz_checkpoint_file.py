@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import fastsac
 from fastsac import SACConfig, load_policy, resume
 from fastsac.errors import CheckpointError, RunError
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
-from fastsac.training_run import TrainingRun
+from fastsac.training.presets import preset_config
+from fastsac.training.run import TrainingRun
 
 TINY = dict(num_envs=2, total_steps=40, learning_starts=10, batch_size=4, replay_capacity=50)
 TINY |= dict(updates_per_step=1, n_step=2, final_eval_episodes=1, eval_every=10**6)
@@ -51,7 +51,7 @@ def goes_on(run):
         resume(copied, total_steps=60)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastsac.training.train_loop", loaded)
+        patch.setattr("fastsac.training.loop.train_loop", loaded)
         yield call
 
 

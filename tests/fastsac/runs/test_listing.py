@@ -13,7 +13,6 @@ import pytest
 import fastsac
 from fastsac.cli import main
 from fastsac.errors import RunError
-from fastsac.presets import preset_config
 from fastsac.runs.directory import LOCK, is_running
 from fastsac.runs.listing import (
     describe,
@@ -24,6 +23,7 @@ from fastsac.runs.listing import (
     read_progress,
     read_result,
 )
+from fastsac.training.presets import preset_config
 from tests.fastsac.run_samples import write_run
 
 EVALUATIONS = [(100, 1.5, 20.0, 2.0), (200, 3.0, 40.5, 1.0), (300, 4.5, 61.0, 0.5)]

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsac import SACConfig, TrainConfig, resume
-from fastsac.config import from_json, recorded_config, to_json
 from fastsac.errors import ConfigError, RunError, UserError
-from fastsac.presets import PRESETS, preset_config
-from tests.fastsac.fuzzing import SAC, SANE, TRAIN, insane, values
+from fastsac.training.config import from_json, recorded_config, to_json
+from fastsac.training.presets import PRESETS, preset_config
+from tests.fastsac.training.fuzzing import SAC, SANE, TRAIN, insane, values
 
 
 def check_sentence(error, *names):

@@ -13,7 +13,7 @@ import pytest
 import fastsac
 from fastsac import SACConfig, TrainConfig, cli
 from fastsac.errors import ConfigError
-from fastsac.presets import PRESETS, TASK_PRESETS, preset_config
+from fastsac.training.presets import PRESETS, TASK_PRESETS, preset_config
 
 SOURCES = Path(fastsac.__file__).parent
 SAC_FIELDS = [f.name for f in dataclasses.fields(SACConfig)]
@@ -75,9 +75,9 @@ def flag(field):
 def parsed(monkeypatch, *args):
     """The configuration that `fastsac train` would train with."""
     seen = []
-    training = types.ModuleType("fastsac.training")
+    training = types.ModuleType("fastsac.training.loop")
     training.train = seen.append
-    monkeypatch.setitem(sys.modules, "fastsac.training", training)
+    monkeypatch.setitem(sys.modules, "fastsac.training.loop", training)
     assert cli.main(["train", "cartpole_swingup", *args]) == 0
     return seen[0]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import fastsac
-from fastsac.config import EVAL_SEED
 from fastsac.errors import RunError, UserError
-from fastsac.evaluation import evaluate, evaluate_run
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
+from fastsac.training.config import EVAL_SEED
+from fastsac.training.evaluation import evaluate, evaluate_run
+from fastsac.training.presets import preset_config
 
 SMALL = dict(
     num_envs=3,
@@ -137,12 +137,12 @@ def test_a_diverging_policy_is_counted_not_fatal():
 
 
 def test_a_failed_evaluation_costs_its_figure_not_the_training(tmp_path, monkeypatch, capsys):
-    from fastsac import background
+    from fastsac.training import background_evaluation
 
     def fails(*arguments):
         raise ArithmeticError("no luck")
 
-    monkeypatch.setattr(background, "evaluate_in", fails)
+    monkeypatch.setattr(background_evaluation, "evaluate_in", fails)
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL)
     result = fastsac.train(config)
     assert "warning: an evaluation failed: ArithmeticError: no luck" in capsys.readouterr().err

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import fastsac
-from fastsac.config import recorded_config
 from fastsac.errors import CheckpointError, ConfigError, RunError
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
-from fastsac.training import TrainingRun
-from fastsac.training_state import TrainingState
+from fastsac.training.config import recorded_config
+from fastsac.training.loop import TrainingRun
+from fastsac.training.presets import preset_config
+from fastsac.training.state import TrainingState
 
 PLAIN = dict(
     num_envs=3,

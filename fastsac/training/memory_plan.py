@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 
-from fastsac.config import TrainConfig
 from fastsac.envs.engines.native import world_bytes
 from fastsac.envs.factory import engine_for
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, says_out_of_memory
 from fastsac.learner.config import SACConfig
 from fastsac.learner.replay import free_bytes, row_bytes
+from fastsac.training.config import TrainConfig
 
 _FLOAT = 4
 # Master weights, gradient and Adam's two moments; a target has no moments.

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import fastsac
-from fastsac import profiling
-from fastsac.presets import preset_config
-from fastsac.profiling import overlaps
+from fastsac.training import profiling
+from fastsac.training.presets import preset_config
+from fastsac.training.profiling import overlaps
 
 
 def test_overlaps_by_hand():

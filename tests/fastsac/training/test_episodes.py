@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastsac.episodes import EpisodeReturns
+from fastsac.training.episodes import EpisodeReturns
 
 
 def add(episodes, reward, done=None, valid=None):

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from fastsac import SAC, ReplayBuffer, memory_plan
-from fastsac.config import TrainConfig
+from fastsac import SAC, ReplayBuffer
 from fastsac.errors import ConfigError
 from fastsac.learner.config import SACConfig
-from fastsac.presets import preset_config
+from fastsac.training import memory_plan
+from fastsac.training.config import TrainConfig
+from fastsac.training.presets import preset_config
 
 CPU = torch.device("cpu")
 

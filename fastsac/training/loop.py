@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fastsac.config import TrainConfig, recorded_config
 from fastsac.errors import ConfigError
-from fastsac.interruption import StopSignals
-from fastsac.memory_plan import out_of_memory
-from fastsac.training_run import TrainingRun, TrainResult
+from fastsac.training.config import TrainConfig, recorded_config
+from fastsac.training.interruption import StopSignals
+from fastsac.training.memory_plan import out_of_memory
+from fastsac.training.run import TrainingRun, TrainResult
 
 # What a resumed run may be given anew: nothing that its training depends on.
 _CHANGEABLE = {

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
-from fastsac.config import TrainConfig
 from fastsac.errors import ConfigError
 from fastsac.learner.config import SACConfig
+from fastsac.training.config import TrainConfig
 
 # What SAC is given where an update costs far more than the steps it learns from, as the published
 # large-scale recipes have it, and as cheetah_run kept it with the cpu preset (results/README.md): a

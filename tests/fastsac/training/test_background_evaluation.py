@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fastsac import SAC, SACConfig
-from fastsac.background import BackgroundEvaluator
-from fastsac.config import EVAL_SEED
-from fastsac.evaluation import evaluate
 from fastsac.learner.policy import Policy
+from fastsac.training.background_evaluation import BackgroundEvaluator
+from fastsac.training.config import EVAL_SEED
+from fastsac.training.evaluation import evaluate
 
 TASK, OBS, ACT = "cartpole_balance", 5, 1
 

@@ -15,9 +15,9 @@ import fastsac
 from fastsac.cli import main
 from fastsac.envs.initial_states import InitialStates
 from fastsac.errors import CheckpointError, NotFiniteError, RunError
-from fastsac.presets import preset_config
 from fastsac.runs import checkpoint_file
-from fastsac.training import TrainingRun
+from fastsac.training.loop import TrainingRun
+from fastsac.training.presets import preset_config
 
 TINY = dict(
     num_envs=3,
@@ -236,8 +236,8 @@ def test_a_crash_of_the_initial_states_thread_surfaces_within_a_log_interval(tmp
 def test_a_process_whose_training_fails_ends_at_once(tmp_path):
     code = """
 import fastsac, pathlib, sys
-from fastsac.training import TrainingRun
-from fastsac.presets import preset_config
+from fastsac.training.loop import TrainingRun
+from fastsac.training.presets import preset_config
 def learn(run):
     raise ArithmeticError("a bug")
 TrainingRun.learn = learn

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from fastsac.config import TrainConfig
 from fastsac.envs import make
-from fastsac.episodes import EpisodeReturns
 from fastsac.learner.n_step import NStepReturns
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.learner.sac import SAC
-from fastsac.memory_plan import memory_plan, require_worlds
 from fastsac.seeding import stream_seed
+from fastsac.training.config import TrainConfig
+from fastsac.training.episodes import EpisodeReturns
+from fastsac.training.memory_plan import memory_plan, require_worlds
 
 
 class TrainingState:
@@ -67,6 +67,10 @@ class TrainingState:
     def learns(self) -> bool:
         """Whether the next vector step's updates are to be done."""
         return self.steps >= self.learns_from and len(self.replay) > 0
+
+    def crossed(self, every: int) -> bool:
+        """Whether the last vector step crossed a multiple of so many environment steps."""
+        return self.steps // every > (self.steps - self.env.num_envs) // every
 
     def action(self) -> torch.Tensor:
         """Returns actions (B, A) in [-1, 1]: uniform ones at first, then the policy's."""

@@ -1,0 +1,223 @@
+"""A training run: its parts, opened and closed in order, and when each has its turn."""
+
+import dataclasses
+import math
+import shutil
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from signal import Signals
+from typing import Self
+
+import torch
+
+from fastsac.errors import NotFiniteError, RunError
+from fastsac.runs.checkpoints import Resumed
+from fastsac.runs.directory import RESULT, RunDirectory, create
+from fastsac.runs.metrics import MetricsWriter
+from fastsac.runs.wandb_run import require_wandb
+from fastsac.training.background_evaluation import RunEvaluations, Snapshot
+from fastsac.training.config import TrainConfig
+from fastsac.training.evaluation import Evaluation
+from fastsac.training.log import TrainingLog
+from fastsac.training.profiling import Profiler
+from fastsac.training.resuming import load
+from fastsac.training.saving import RunSaving, checkpoints_of, disk_bytes
+from fastsac.training.state import TrainingState
+
+# Files of a run besides its checkpoints: metrics and TensorBoard events.
+_METRICS_BYTES = 16_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a training run ends with.
+
+    Attributes:
+        run_dir: where everything is.
+        steps: environment steps done.
+        updates: gradient updates done.
+        seconds: wall-clock time of the training, without the final evaluation.
+        evaluation: the final one, in dm_control.
+    """
+
+    run_dir: Path
+    steps: int
+    updates: int
+    seconds: float
+    evaluation: Evaluation
+
+
+class TrainingRun:
+    """A run's state, files and threads; a context that closes them.
+
+    Args:
+        config: the run's.
+        resumed: the directory of the run to go on with; None starts a new one.
+
+    Attributes:
+        state: what it trains.
+        finished: whether its steps or its time are used up.
+
+    Raises:
+        UserError: it cannot be run here, or there is nothing to go on from.
+    """
+
+    def __init__(self, config: TrainConfig, resumed: Path | None = None):
+        self._started = time.monotonic()
+        self.config = config
+        if config.wandb:
+            require_wandb()
+        with ExitStack() as opened:
+            if resumed:  # before the set-up, which takes seconds
+                self._directory = RunDirectory(resumed)
+                opened.callback(self._directory.close)
+            loaded = Resumed(resumed, config.task) if resumed else None
+            self.state = TrainingState(config)
+            opened.callback(self.state.close)
+            if not loaded:
+                needed = disk_bytes(config, self.state.agent, self.state.replay) + _METRICS_BYTES
+                self._directory = create(dataclasses.asdict(config), needed)
+                opened.callback(self._directory.close)
+                opened.push(self._discard_if_failed)
+            if notice := self.state.env.engine.compile_notice:
+                print(notice, file=sys.stderr, flush=True)
+            self._open_parts(opened, loaded)
+            if not loaded:  # a disk that takes no checkpoint is found out now
+                self._saving.save(required=True)
+            self._profiler = Profiler(self.path) if config.profile else None
+            opened.callback(self._close_profiler)
+            self._opened = opened.pop_all()
+        self.finished = self.state.steps >= config.total_steps
+        how = f"{config.task}, {config.num_envs} worlds on {self.state.env.engine_name}"
+        whither = f"going on at step {self.state.steps:,} of" if loaded else "run in"
+        self._metrics.say(
+            f"fastsac: {how}, learner on {self.state.env.device}, {whither} {self.path}"
+        )
+
+    def _open_parts(self, opened: ExitStack, loaded: Resumed | None) -> None:
+        """Starts the state or loads it; opens what logs, evaluates and saves."""
+        config, state = self.config, self.state
+        used = loaded.used if loaded else None
+        checkpoints = checkpoints_of(config, self.path, state.replay, used)
+        snapshots: list[Snapshot] = []
+        best = -math.inf
+        if loaded:
+            snapshots, best = load(loaded, config, state, self._directory)
+            best = max(best, checkpoints.best_until(state.steps))
+        else:
+            state.start()
+        self._metrics = self._open_metrics(loaded)
+        opened.callback(self._metrics.close)
+        self._log = TrainingLog(config, state, self._metrics)
+        self._evaluations = RunEvaluations(config, state, self._metrics, checkpoints, best)
+        opened.callback(self._evaluations.close)
+        newest = list(loaded.used)[-1] if loaded else None
+        parts = self._metrics, self._evaluations, checkpoints
+        self._saving = RunSaving(config, state, *parts, newest)
+        for snapshot in snapshots:
+            self._evaluations.start(snapshot)
+
+    def _open_metrics(self, loaded: Resumed | None) -> MetricsWriter:
+        limits = self.config.total_steps, self._started, self.config.max_seconds
+        before = loaded.state["metrics"] | {"step": self.state.steps} if loaded else None
+        wandb_config = dataclasses.asdict(self.config) if self.config.wandb else None
+        try:
+            metrics = MetricsWriter(self.path, *limits, before, wandb_config)
+        except OSError as error:
+            raise RunError(f"cannot write to the run {self.path}: {error.strerror}") from error
+        for sentence in loaded.left_out if loaded else ():
+            metrics.say(f"warning: {sentence}: left out")
+        return metrics
+
+    def _discard_if_failed(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leaves nothing behind of a run that could not begin."""
+        if kind is not None:
+            shutil.rmtree(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return self._directory.path
+
+    def learn(self) -> None:
+        """Does a vector step's updates."""
+        state, updates = self.state, self.config.updates_per_vector_step
+        with torch.profiler.record_function("updates"):
+            self._log.keep(state.agent.learn(state.replay, self.config.batch_size, updates))
+        state.updates += updates
+        if self._profiler and (sentence := self._profiler.step()):
+            self._metrics.say(sentence)
+            self._profiler = None
+
+    def after_step(self) -> None:
+        """Logs, evaluates and saves when it is time to.
+
+        Raises:
+            NotFiniteError: too many updates in a row were skipped; a checkpoint was saved.
+            Exception: whatever stopped the thread that draws initial states.
+        """
+        limit = self.config.max_seconds
+        # So that the checkpoint is there when the time is up.
+        seconds = time.monotonic() - self._started + 2 * self._saving.seconds
+        out_of_time = limit is not None and seconds >= limit
+        self.finished = out_of_time or self.state.steps >= self.config.total_steps
+        if (self.finished or self._log.due) and (skipped := self._log.write()):
+            self._saving.save(self.finished)
+            raise NotFiniteError(
+                f"the last {skipped} updates had losses or gradients that are no finite numbers "
+                f"and were skipped; the weights before them are in {self._saving.newest}"
+            )
+        self._evaluations.report()
+        if self.finished:  # save_last saves and finish evaluates
+            return
+        if self.state.crossed(self.config.eval_every):
+            self._evaluations.start(self._evaluations.snapshot())
+        if self.state.crossed(self.config.checkpoint_every):
+            self._saving.save()
+
+    def save_last(self, signal: Signals | None) -> None:
+        """Saves a run whose loop has ended, and says how one that a signal stopped goes on."""
+        path = self._saving.save(self.finished)
+        if signal and path:
+            self._metrics.say(
+                f"{signal.name} at step {self.state.steps:,}, checkpoint {path}\n"
+                f"go on: fastsac train --resume {self.path}"
+            )
+
+    def finish(self) -> TrainResult:
+        """Evaluates in dm_control and reports."""
+        snapshot = self._evaluations.snapshot()
+        self._evaluations.report_all()
+        self._saving.save(self.finished)  # once more, now that it asks for no evaluation
+        result = self._evaluations.evaluate_last(snapshot)
+        seconds = snapshot[1]["seconds"]
+        done = TrainResult(self.path, self.state.steps, self.state.updates, seconds, result)
+        self._report(done)
+        return done
+
+    def _report(self, done: TrainResult) -> None:
+        """Writes result.json and says what came out."""
+        figures = {"steps": done.steps, "updates": done.updates, "seconds": done.seconds}
+        result = done.evaluation
+        try:
+            self._directory.write(RESULT, figures | result.as_dict())
+        except OSError as error:
+            self._metrics.say(f"warning: {error}")
+        self._metrics.say(
+            f"trained {done.steps:,} steps and {done.updates:,} updates in {done.seconds:.0f} s\n"
+            f"return in dm_control over {len(result.returns)} episodes: "
+            f"{result.mean:.1f} +- {result.std:.1f}\n"
+            f"checkpoint {self._saving.newest}\nagain: fastsac eval {self.path}"
+        )
+
+    def _close_profiler(self) -> None:
+        if self._profiler and (sentence := self._profiler.close()):
+            self._metrics.say(sentence)

@@ -1,0 +1,110 @@
+"""Checkpoints of a run under way: how much they take, and when the disk takes none."""
+
+import time
+from pathlib import Path
+
+from fastsac.errors import CheckpointError
+from fastsac.learner.replay import ReplayBuffer, row_bytes
+from fastsac.learner.sac import SAC
+from fastsac.runs.checkpoints import RunCheckpoints
+from fastsac.runs.metrics import MetricsWriter
+from fastsac.training.background_evaluation import RunEvaluations
+from fastsac.training.config import TrainConfig, to_json
+from fastsac.training.state import TrainingState
+
+# Larger buffers are not saved unless asked for.
+_LARGEST_REPLAY = 2_000_000_000
+
+
+def disk_bytes(config: TrainConfig, agent: SAC, replay: ReplayBuffer) -> int:
+    """Returns about how many bytes a run's checkpoints will take."""
+    weights = sum(p.numel() * 4 for p in (agent.actor_flat, agent.critics_flat))
+    # Weights, targets and Adam's moments, in each file and in the one being written.
+    needed = 4 * weights * (config.keep_checkpoints + 1)
+    a_row = row_bytes(replay.obs_dim, replay.action_dim)
+    if saves_replay(config, replay):
+        # The ring's oldest rows share a file with some that are gone, in each checkpoint kept.
+        rows = config.replay_capacity + config.keep_checkpoints * config.checkpoint_every
+        needed += min(rows, config.total_steps) * a_row
+    return needed
+
+
+def saves_replay(config: TrainConfig, replay: ReplayBuffer) -> bool:
+    """Whether a run's checkpoints hold its replay."""
+    if config.checkpoint_replay is not None:
+        return config.checkpoint_replay
+    return config.replay_capacity * row_bytes(replay.obs_dim, replay.action_dim) < _LARGEST_REPLAY
+
+
+def checkpoints_of(
+    config: TrainConfig, run_dir: Path, replay: ReplayBuffer, used: dict[Path, list[str]] | None
+) -> RunCheckpoints:
+    """Returns what writes a run's checkpoints; ``used`` is Resumed's of a run that goes on."""
+    about = {
+        "task": config.task,
+        "obs_dim": replay.obs_dim,
+        "action_dim": replay.action_dim,
+        "config": to_json(config),
+    }
+    saved = replay if saves_replay(config, replay) else None
+    return RunCheckpoints(run_dir, about, config.keep_checkpoints, saved, used)
+
+
+class RunSaving:
+    """Saves a run between two vector steps.
+
+    Args:
+        config: the run's.
+        state: what it trains.
+        metrics: how far they are written is saved, and hears of a disk that is full.
+        evaluations: those that are not done are saved, to be done again.
+        checkpoints: where it is saved.
+        newest: the checkpoint that a resumed run goes on from.
+
+    Attributes:
+        newest: the newest checkpoint.
+        seconds: how long the last one took.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: TrainingState,
+        metrics: MetricsWriter,
+        evaluations: RunEvaluations,
+        checkpoints: RunCheckpoints,
+        newest: Path | None,
+    ):
+        self._config, self._state, self._metrics = config, state, metrics
+        self._evaluations, self._checkpoints = evaluations, checkpoints
+        self.newest, self.seconds = newest, 0.0
+
+    def save(self, finished: bool = False, required: bool = False) -> Path | None:
+        """Saves a checkpoint; where the disk takes none, says so and returns None.
+
+        Args:
+            finished: whether the last vector step ended the training.
+            required: whether the run is to fail where it cannot be saved.
+
+        Raises:
+            CheckpointError: the disk takes none, and it is required.
+        """
+        started = time.monotonic()
+        # Of the last step, which is evaluated in another way, should the run be extended.
+        extends = finished and self._state.crossed(self._config.eval_every)
+        skipped = [self._evaluations.snapshot()] if extends else []
+        others = {
+            "best": self._evaluations.best,
+            "evaluations": [(p.state_dict(), counted) for p, counted in self._evaluations.pending],
+            "skipped": [(p.state_dict(), counted) for p, counted in skipped],
+        }
+        try:
+            others["metrics"] = self._metrics.state_dict()
+            self.newest = self._checkpoints.save(self._state.state_dict() | others)
+        except OSError as error:
+            if required:
+                raise CheckpointError(str(error)) from error
+            self._metrics.say(f"warning: {error}; the newest checkpoint is {self.newest}")
+            return None
+        self.seconds = time.monotonic() - started
+        return self.newest
