@@ -29,7 +29,6 @@ from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
 from fastsac.parser import Parser
-from fastsac.plot import INK, LEGEND, panels_of_returns
 from fastsac.runs.directory import RESULT, short_name
 from fastsac.runs.statistics import (
     Curve,
@@ -38,6 +37,7 @@ from fastsac.runs.statistics import (
     interquartile_mean,
     time_to_return,
 )
+from fastsac.show.plot import INK, LEGEND, panels_of_returns
 
 # pytorch_sac's averages, (environment steps, return): github.com/denisyarats/pytorch_sac.
 PUBLISHED = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastsac.bench.page_tables import Comparison, case_name
 from fastsac.bench.rows import Row
-from fastsac.plot import INK, LEGEND, panels_of_returns
+from fastsac.show.plot import INK, LEGEND, panels_of_returns
 
 MOST_CASES = 12  # of a bar chart
 _INCHES_A_BAR, _INCHES_AROUND = 0.19, 1.2

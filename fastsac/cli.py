@@ -200,7 +200,7 @@ def _video(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=EVAL_SEED, help="as of fastsac eval")
     shot = vars(parser.parse_args(args))
     run, output = shot.pop("run"), shot.pop("output")
-    from fastsac.video import Shot, record
+    from fastsac.show.video import Shot, record
 
     film = record(run, output, Shot(**shot))
     _print_returns(film.returns)
@@ -225,7 +225,7 @@ def _export(args: list[str]) -> None:
     parser.add_argument("run", help="run directory or checkpoint file")
     parser.add_argument("-o", "--output", type=Path, required=True, help="an .onnx or .pt2")
     parsed = parser.parse_args(args)
-    from fastsac.export import export_policy
+    from fastsac.show.export import export_policy
 
     usual, extreme = export_policy(parsed.run, parsed.output)
     kilobytes = parsed.output.stat().st_size / 1000
@@ -243,7 +243,7 @@ def _plot(args: list[str]) -> None:
         "--group-by", choices=("task", "preset", "seed"), help="one line for all runs alike in it"
     )
     parsed = parser.parse_args(args)
-    from fastsac.plot import plot_runs
+    from fastsac.show.plot import plot_runs
 
     plot_runs(parsed.runs, parsed.output, parsed.group_by)
 
@@ -264,7 +264,7 @@ def _report(args: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
     parser.add_argument("--no-video", action="store_true", help="leave the films out")
     parsed = parser.parse_args(args)
-    from fastsac.report import write_report
+    from fastsac.show.report import write_report
 
     write_report(parsed.runs, parsed.output, video=not parsed.no_video)
     print(f"{_shown(parsed.output)}: {parsed.output.stat().st_size / 1000:.0f} kB")
@@ -272,7 +272,7 @@ def _report(args: list[str]) -> None:
 
 def _tasks(args: list[str]) -> None:
     Parser(prog="fastsac tasks", description="Lists the tasks.").parse_args(args)
-    from fastsac.task_table import print_table
+    from fastsac.show.task_table import print_table
 
     print_table()
 
@@ -285,7 +285,7 @@ def _bench(args: list[str]) -> None:
 
 def _doctor(args: list[str]) -> None:
     Parser(prog="fastsac doctor", description="Says what works on this machine.").parse_args(args)
-    from fastsac.doctor import print_report
+    from fastsac.show.doctor import print_report
 
     print_report()
 

@@ -1,11 +1,15 @@
 """The house rules that a machine can check (design.md, style.md)."""
 
 import ast
+import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import fastsac
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("fastsac", "kernels", "envs", "bench")
@@ -26,6 +30,7 @@ def each(files):
     return pytest.mark.parametrize("file", files, ids=name)
 
 
+@functools.cache
 def tree(file):
     return ast.parse(file.read_text(), name(file))
 
@@ -58,30 +63,118 @@ def test_there_is_something_to_check():
     assert len(FILES) > 30 and len(KERNELS) >= 6
 
 
+# The house from its roof to its ground: what stands on a floor imports from its own part of it or
+# from the floors below. Modules of no wing are parts of their own.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("bench",),
+    ("show",),
+    ("training",),
+    ("runs",),
+    ("learner",),
+    ("kernels", "envs"),
+    ("machine", "parser", "seeding", "typed_fields"),
+    ("errors",),
+)
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+
+
+def module(file):
+    """The name that a file is imported by: kernels, envs and bench are subpackages too."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    dotted = ".".join(parts if parts[0] == "fastsac" else ("fastsac", *parts))
+    return dotted.removesuffix(".__init__")
+
+
+MODULES = {module(file): file for file in FILES}
+
+
+def ours(file):
+    """Which of our modules a file imports; `from fastsac.runs import metrics` is runs.metrics."""
+    found = set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = names & MODULES.keys()
+            found |= inside
+            if len(inside) < len(names):
+                found.add(node.module)
+    return {name for name in found if name in MODULES and name != module(file)}
+
+
+def part(name):
+    """The wing or single module that a module belongs to."""
+    return name.split(".")[1]
+
+
+def wing_imports():
+    """Every (importer, imported) between parts of the house, the package itself aside."""
+    return {
+        (part(name), part(other))
+        for name, file in MODULES.items()
+        for other in ours(file)
+        if "fastsac" not in (name, other) and part(name) != part(other)
+    }
+
+
+def test_every_part_has_its_floor():
+    assert {part(name) for name in MODULES if name != "fastsac"} == FLOOR_OF.keys()
+
+
+@each(FILES)
+def test_imports_point_down(file):
+    if module(file) == "fastsac":  # the public names, loaded on first use
+        return
+    own = part(module(file))
+    for other in ours(file) - {"fastsac"}:
+        down = FLOOR_OF[own] < FLOOR_OF[part(other)]
+        assert down or part(other) == own, f"{own} imports {other}"
+
+
+@each([f for f in FILES if f.parts[len(ROOT.parts)] != "bench"])
+def test_the_product_takes_only_its_version_of_the_package(file):
+    taken = {name.removeprefix("fastsac.") for name in imported(file) if within(name, "fastsac")}
+    if "fastsac" in imported(file):
+        taken |= {
+            node.attr
+            for node in ast.walk(tree(file))
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "fastsac"
+        }
+    assert not taken & set(fastsac.__all__), "the module that has it, rather than the package"
+
+
+def test_no_module_imports_itself_through_others():
+    """Imports inside functions count: a circle is one even where Python bears it."""
+    left = {name: ours(file) - {"fastsac"} for name, file in MODULES.items() if name != "fastsac"}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert not left, f"a circle among {sorted(left)}"
+
+
 @each(sorted((ROOT / "kernels").rglob("*.py")))
 def test_kernels_know_torch_and_triton_only(file):
-    for module in imported(file):
-        top = module.split(".")[0]
+    for imports in imported(file):
+        top = imports.split(".")[0]
         assert (
             top in ("torch", "triton")
             or top in sys.stdlib_module_names
-            or within(module, "fastsac.kernels")
-        ), module
+            or within(imports, "fastsac.kernels")
+        ), imports
 
 
 @each(sorted((ROOT / "envs").rglob("*.py")))
 def test_envs_know_nothing_of_the_learner(file):
-    ours = {module for module in imported(file) if within(module, "fastsac")}
-    assert all(within(module, "fastsac.envs") for module in ours), ours
+    assert all(within(name, "fastsac.envs") for name in ours(file)), ours(file)
 
 
 @each(sorted((ROOT / "fastsac").rglob("*.py")))
-def test_the_product_does_not_need_bench_or_jax(file):
-    modules = imported(file)
-    if file.name != "cli.py":  # which starts `fastsac bench`
-        assert not [m for m in modules if within(m, "fastsac.bench")]
+def test_the_product_does_not_need_jax(file):
     if file.name != "doctor.py":  # which reports jax's devices
-        assert not [m for m in modules if m.split(".")[0] in ("jax", "mujoco", "triton")]
+        tops = {name.split(".")[0] for name in imported(file)}
+        assert not tops & {"jax", "mujoco", "triton"}
 
 
 @each(sorted((ROOT / "envs" / "tasks").rglob("*.py")))
@@ -192,9 +285,54 @@ def test_the_learner_alone_imports_no_jax():
 
 
 def test_every_public_name_is_there():
-    import fastsac
-
     for public in fastsac.__all__:
         assert getattr(fastsac, public) is not None and public in dir(fastsac)
     with pytest.raises(AttributeError, match="'no_such_name'"):
         fastsac.no_such_name  # noqa: B018
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def drawn(number):
+    """Labels of the boxes of a drawing on the page, and its arrows (from, to, dotted)."""
+    drawing = PAGE.split("```mermaid")[number].split("```")[0]
+    labels = dict(re.findall(r'^ *(\w+)\["(.+)"\]$', drawing, re.MULTILINE))
+    arrows = set()
+    for line in drawing.splitlines():
+        ends = re.split(r"( -\.-> | -->(?: | ?$)| -- \".*?\" --> )", line.strip())
+        for start, arrow, end in zip(ends[:-2:2], ends[1::2], ends[2::2], strict=True):
+            arrows |= {(start, one, "." in arrow.split('"')[0]) for one in end.split(" & ")}
+    assert {name for arrow in arrows for name in arrow[:2]} == labels.keys()
+    return labels, arrows
+
+
+def test_the_drawing_of_the_wings_is_the_imports():
+    _, arrows = drawn(1)
+    ground = {*FLOORS[-1], *FLOORS[-2]}
+    imports = {(a, "ground" if b in ground else b) for a, b in wing_imports() if a not in ground}
+    assert {arrow[:2] for arrow in arrows} == imports - {("__main__", "cli")}
+
+
+def test_the_drawing_of_a_step_names_what_is_there():
+    """Each box is a function of its file, each arrow a way that the imports go."""
+    labels, arrows = drawn(2)
+    assert len(labels) > 15
+    files = {}
+    for box, label in labels.items():
+        path, function = label.split(": ")
+        files[box], scope = ROOT / path, tree(ROOT / path).body
+        for step in function.split("."):
+            (found,) = (
+                node
+                for node in scope
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == step
+            )
+            scope = found.body
+    for start, end, dotted in arrows:
+        caller, called = (end, start) if dotted else (start, end)
+        reached, new = set(), {module(files[caller])}
+        while new:
+            reached |= new
+            new = {other for one in new for other in ours(MODULES[one])} - reached
+        assert module(files[called]) in reached, f"{caller} does not reach {called}"

@@ -150,6 +150,21 @@ class RunEvaluations:
         self._write(policy, counters, result)
         return result
 
+    def state_dict(self, finished: bool = False) -> dict[str, Any]:
+        """What a resumed run evaluates again: those not done, and the best return so far.
+
+        Args:
+            finished: whether the last vector step ended the training; what it was due to evaluate
+                is evaluated in another way, unless the run is extended.
+        """
+        skipped = finished and self._state.crossed(self._config.eval_every)
+        snapshots = {"evaluations": self.pending, "skipped": [self.snapshot()] if skipped else []}
+        states = {
+            name: [(policy.state_dict(), counters) for policy, counters in those]
+            for name, those in snapshots.items()
+        }
+        return {"best": self.best, **states}
+
     def close(self) -> None:
         """Stops the evaluation under way."""
         self._evaluator.close()

@@ -7,7 +7,6 @@ from fastsac.learner.policy import Policy
 from fastsac.runs.checkpoint_file import MISFITS
 from fastsac.runs.checkpoints import Resumed
 from fastsac.runs.directory import CONFIG, RESULT, RunDirectory
-from fastsac.training.background_evaluation import Snapshot
 from fastsac.training.config import TrainConfig
 from fastsac.training.memory_plan import out_of_memory
 from fastsac.training.state import TrainingState
@@ -15,7 +14,7 @@ from fastsac.training.state import TrainingState
 
 def load(
     loaded: Resumed, config: TrainConfig, state: TrainingState, directory: RunDirectory
-) -> tuple[list[Snapshot], float]:
+) -> tuple[list[tuple[Policy, dict[str, float]]], float]:
     """Loads a checkpoint and makes the run's directory that of a run under way.
 
     Args:
@@ -25,7 +24,8 @@ def load(
         directory: the run's.
 
     Returns:
-        The evaluations that are to be done again, and the highest mean return until then.
+        What is to be evaluated again, each policy with its counters, and the highest mean return
+        until then.
 
     Raises:
         CheckpointError: it does not fit the run.

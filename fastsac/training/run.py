@@ -67,6 +67,7 @@ class TrainingRun:
     def __init__(self, config: TrainConfig, resumed: Path | None = None):
         self._started = time.monotonic()
         self.config = config
+        self.finished = False
         if config.wandb:
             require_wandb()
         with ExitStack() as opened:
@@ -85,7 +86,7 @@ class TrainingRun:
                 print(notice, file=sys.stderr, flush=True)
             self._open_parts(opened, loaded)
             if not loaded:  # a disk that takes no checkpoint is found out now
-                self._saving.save(required=True)
+                self._save(required=True)
             self._profiler = Profiler(self.path) if config.profile else None
             opened.callback(self._close_profiler)
             self._opened = opened.pop_all()
@@ -114,8 +115,7 @@ class TrainingRun:
         self._evaluations = RunEvaluations(config, state, self._metrics, checkpoints, best)
         opened.callback(self._evaluations.close)
         newest = list(loaded.used)[-1] if loaded else None
-        parts = self._metrics, self._evaluations, checkpoints
-        self._saving = RunSaving(config, state, *parts, newest)
+        self._saving = RunSaving(state, self._metrics, checkpoints, newest)
         for snapshot in snapshots:
             self._evaluations.start(snapshot)
 
@@ -170,7 +170,7 @@ class TrainingRun:
         out_of_time = limit is not None and seconds >= limit
         self.finished = out_of_time or self.state.steps >= self.config.total_steps
         if (self.finished or self._log.due) and (skipped := self._log.write()):
-            self._saving.save(self.finished)
+            self._save()
             raise NotFiniteError(
                 f"the last {skipped} updates had losses or gradients that are no finite numbers "
                 f"and were skipped; the weights before them are in {self._saving.newest}"
@@ -181,11 +181,11 @@ class TrainingRun:
         if self.state.crossed(self.config.eval_every):
             self._evaluations.start(self._evaluations.snapshot())
         if self.state.crossed(self.config.checkpoint_every):
-            self._saving.save()
+            self._save()
 
     def save_last(self, signal: Signals | None) -> None:
         """Saves a run whose loop has ended, and says how one that a signal stopped goes on."""
-        path = self._saving.save(self.finished)
+        path = self._save()
         if signal and path:
             self._metrics.say(
                 f"{signal.name} at step {self.state.steps:,}, checkpoint {path}\n"
@@ -196,12 +196,15 @@ class TrainingRun:
         """Evaluates in dm_control and reports."""
         snapshot = self._evaluations.snapshot()
         self._evaluations.report_all()
-        self._saving.save(self.finished)  # once more, now that it asks for no evaluation
+        self._save()  # once more, now that it asks for no evaluation
         result = self._evaluations.evaluate_last(snapshot)
         seconds = snapshot[1]["seconds"]
         done = TrainResult(self.path, self.state.steps, self.state.updates, seconds, result)
         self._report(done)
         return done
+
+    def _save(self, required: bool = False) -> Path | None:
+        return self._saving.save(self._evaluations.state_dict(self.finished), required)
 
     def _report(self, done: TrainResult) -> None:
         """Writes result.json and says what came out."""

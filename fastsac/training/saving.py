@@ -2,13 +2,13 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from fastsac.errors import CheckpointError
 from fastsac.learner.replay import ReplayBuffer, row_bytes
 from fastsac.learner.sac import SAC
 from fastsac.runs.checkpoints import RunCheckpoints
 from fastsac.runs.metrics import MetricsWriter
-from fastsac.training.background_evaluation import RunEvaluations
 from fastsac.training.config import TrainConfig, to_json
 from fastsac.training.state import TrainingState
 
@@ -54,10 +54,8 @@ class RunSaving:
     """Saves a run between two vector steps.
 
     Args:
-        config: the run's.
         state: what it trains.
-        metrics: how far they are written is saved, and hears of a disk that is full.
-        evaluations: those that are not done are saved, to be done again.
+        metrics: how far they are written is saved, and they hear of a disk that is full.
         checkpoints: where it is saved.
         newest: the checkpoint that a resumed run goes on from.
 
@@ -68,39 +66,28 @@ class RunSaving:
 
     def __init__(
         self,
-        config: TrainConfig,
         state: TrainingState,
         metrics: MetricsWriter,
-        evaluations: RunEvaluations,
         checkpoints: RunCheckpoints,
         newest: Path | None,
     ):
-        self._config, self._state, self._metrics = config, state, metrics
-        self._evaluations, self._checkpoints = evaluations, checkpoints
+        self._state, self._metrics, self._checkpoints = state, metrics, checkpoints
         self.newest, self.seconds = newest, 0.0
 
-    def save(self, finished: bool = False, required: bool = False) -> Path | None:
+    def save(self, evaluations: dict[str, Any], required: bool = False) -> Path | None:
         """Saves a checkpoint; where the disk takes none, says so and returns None.
 
         Args:
-            finished: whether the last vector step ended the training.
+            evaluations: state of the run's evaluations.
             required: whether the run is to fail where it cannot be saved.
 
         Raises:
             CheckpointError: the disk takes none, and it is required.
         """
         started = time.monotonic()
-        # Of the last step, which is evaluated in another way, should the run be extended.
-        extends = finished and self._state.crossed(self._config.eval_every)
-        skipped = [self._evaluations.snapshot()] if extends else []
-        others = {
-            "best": self._evaluations.best,
-            "evaluations": [(p.state_dict(), counted) for p, counted in self._evaluations.pending],
-            "skipped": [(p.state_dict(), counted) for p, counted in skipped],
-        }
         try:
-            others["metrics"] = self._metrics.state_dict()
-            self.newest = self._checkpoints.save(self._state.state_dict() | others)
+            state = self._state.state_dict() | evaluations | {"metrics": self._metrics.state_dict()}
+            self.newest = self._checkpoints.save(state)
         except OSError as error:
             if required:
                 raise CheckpointError(str(error)) from error

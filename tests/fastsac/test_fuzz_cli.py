@@ -125,14 +125,14 @@ def place(tmp_path_factory):
         for name, stand_in in {
             "fastsac.training.loop.train": recorder.train,
             "fastsac.training.evaluation.evaluate": recorder.evaluate,
-            "fastsac.export._metadata": recorder.stop,
-            "fastsac.task_table.print_table": recorder.stop,
-            "fastsac.doctor.print_report": recorder.stop,
-            "fastsac.report._film": lambda run: {},
+            "fastsac.show.export._metadata": recorder.stop,
+            "fastsac.show.task_table.print_table": recorder.stop,
+            "fastsac.show.doctor.print_report": recorder.stop,
+            "fastsac.show.report._film": lambda run: {},
         }.items():
             patch.setattr(name, stand_in)
         patch.setattr(
-            "fastsac.video.in_dm_control",
+            "fastsac.show.video.in_dm_control",
             lambda p, task, n, seed, _: recorder.evaluate(p, task, n, seed),
         )
         patch.setattr(command, "run", recorder.bench)

@@ -1,4 +1,4 @@
-"""What a configuration may hold, said apart from fastsac/config.py, and values of every kind."""
+"""What a configuration may hold, said apart from the configurations, and values of every kind."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def flag_value(x):
     return type(x) is bool
 
 
-# What each field may hold by itself, said again and apart from fastsac/config.py.
+# What each field may hold by itself, said again and apart from the configurations.
 SANE = {
     "hidden_sizes": lambda x: type(x) is tuple and len(x) > 0 and all(map(count(1), x)),
     "layer_norm": flag_value,

@@ -287,7 +287,7 @@ def _reads():
                 owner = node.value
                 name = owner.attr if isinstance(owner, ast.Attribute) else ""
                 name = owner.id if isinstance(owner, ast.Name) else name
-                if name in ("config", "sac") or (in_config and name == "self"):
+                if name in ("config", "_config", "sac") or (in_config and name == "self"):
                     found.add(node.attr)
     return found
 

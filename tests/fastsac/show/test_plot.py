@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from fastsac.cli import main
-from fastsac.plot import INK, draw_runs, labels, panels_of_returns
 from fastsac.runs.listing import read_metrics
+from fastsac.show.plot import INK, draw_runs, labels, panels_of_returns
 from tests.fastsac.run_samples import write_run
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from fastsac.errors import ConfigError, RunError
 from fastsac.runs.atomic_write import require_place, write_atomically
 from fastsac.runs.policy_file import load_policy
+from fastsac.show.video_writers import Gif, Mp4, writer_for
 from fastsac.training.config import EVAL_SEED
-from fastsac.video_writers import Gif, Mp4, writer_for
 
 
 def _no_opengl(error: Exception) -> RunError:

@@ -13,12 +13,12 @@ import pytest
 
 import fastsac
 import fastsac.envs  # noqa: F401  (sets MUJOCO_GL before dm_control is imported)
-from fastsac import report
 from fastsac.cli import main
+from fastsac.show import report
 from tests.fastsac.run_samples import train_tiny, write_run
 
 SMALL = {"size": (64, 48), "fps": 5.0, "seconds": 1.0}
-FILM = Path(__file__).parents[2] / "results" / "cartpole_swingup.gif"
+FILM = Path(__file__).parents[3] / "results" / "cartpole_swingup.gif"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
 MACHINE = {
@@ -96,7 +96,7 @@ def test_several_runs_begin_with_a_table_and_their_curves(finished, tmp_path):
 
 
 def test_the_film_is_rendered_where_there_is_none(trained, tmp_path, monkeypatch):
-    from fastsac.video import Shot, record
+    from fastsac.show.video import Shot, record
 
     monkeypatch.setattr(report, "_SHOT", SMALL)
     before = sorted(trained.iterdir())
@@ -235,7 +235,7 @@ def encode_mp4(output):
     """Writes a film of a second."""
     import numpy as np
 
-    from fastsac.video_writers import Mp4
+    from fastsac.show.video_writers import Mp4
 
     writer = Mp4((128, 96), 0.1)
     for i in range(10):

@@ -14,10 +14,10 @@ import fastsac.envs  # noqa: F401  (sets MUJOCO_GL before dm_control is imported
 from fastsac.cli import main
 from fastsac.errors import ConfigError, RunError
 from fastsac.runs import checkpoint_file
+from fastsac.show.video import Shot, camera_number, record, steps_per_frame
+from fastsac.show.video_writers import Gif, Mp4
 from fastsac.training.config import EVAL_SEED
 from fastsac.training.evaluation import evaluate_run
-from fastsac.video import Shot, camera_number, record, steps_per_frame
-from fastsac.video_writers import Gif, Mp4
 from tests.fastsac.run_samples import train_tiny
 
 # Rendering takes 50 to 300 ms a frame on two busy cores, of any size: shadows cost most.

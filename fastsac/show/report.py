@@ -14,7 +14,6 @@ from typing import Any
 
 import fastsac
 from fastsac.errors import RunError, UserError
-from fastsac.plot import AXES, draw_runs, labels
 from fastsac.runs.atomic_write import require_place, write_atomically
 from fastsac.runs.directory import short_name
 from fastsac.runs.listing import (
@@ -27,6 +26,7 @@ from fastsac.runs.listing import (
     read_result,
 )
 from fastsac.runs.statistics import Curve
+from fastsac.show.plot import AXES, draw_runs, labels
 from fastsac.training.config import to_json
 from fastsac.training.presets import preset_config
 
@@ -161,7 +161,7 @@ def _found(run: Path) -> Json | None:
 
 
 def _filmed(run: Path) -> Json:
-    from fastsac.video import Shot, record
+    from fastsac.show.video import Shot, record
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "film.gif"

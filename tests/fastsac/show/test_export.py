@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import fastsac
-from fastsac import SACConfig, export
+from fastsac import SACConfig
 from fastsac.cli import main
 from fastsac.envs.registry import UnknownTask
 from fastsac.errors import RunError
-from fastsac.export import export_policy
 from fastsac.runs import checkpoint_file
+from fastsac.show import export
+from fastsac.show.export import export_policy
 from fastsac.training.presets import preset_config
 
 onnxruntime = pytest.importorskip("onnxruntime")
