@@ -15,7 +15,7 @@ from fastsac import SACConfig, TrainConfig, cli
 from fastsac.errors import ConfigError
 from fastsac.training.presets import PRESETS, TASK_PRESETS, preset_config
 
-SOURCES = Path(fastsac.__file__).parent
+SOURCES = Path(__file__).parents[3] / "fastsac"
 SAC_FIELDS = [f.name for f in dataclasses.fields(SACConfig)]
 TRAIN_FIELDS = [f.name for f in dataclasses.fields(TrainConfig)]
 
