@@ -274,7 +274,7 @@ def test_bad_flags_end_with_2_and_a_sentence(args, part, capsys):
 
 
 def _reads():
-    """Attributes read from something called config, config.sac, or self in config.py itself."""
+    """What is read of something called config, config.sac, or of self in config.py itself."""
     found = set()
     for file in SOURCES.rglob("*.py"):
         tree = ast.parse(file.read_text())
@@ -289,6 +289,8 @@ def _reads():
                 name = owner.id if isinstance(owner, ast.Name) else name
                 if name in ("config", "_config", "sac") or (in_config and name == "self"):
                     found.add(node.attr)
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "config":
+                found.add(getattr(node.slice, "value", None))  # of a configuration as a dict
     return found
 
 
