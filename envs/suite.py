@@ -3,8 +3,11 @@
 import copy
 import dataclasses
 import functools
+import logging
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mujoco
@@ -22,6 +25,8 @@ SENSORS = "sensordata"
 # Control steps of an episode without a time limit (lqr): as good as endless, and within int32.
 ENDLESS = 2**30
 
+_this_thread = threading.local()
+
 
 def load(task: Task, random: Any) -> Any:
     """Returns dm_control's own environment of the task.
@@ -33,12 +38,28 @@ def load(task: Task, random: Any) -> Any:
     if task.load:
         env = task.load(random)
     else:
-        env = dm_suite.load(task.domain, task.name, task_kwargs={"random": random})
+        with _deprecations_are_silent():
+            env = dm_suite.load(task.domain, task.name, task_kwargs={"random": random})
     # quadruped_escape asks for a rendering context in order to upload its terrain, which makes
     # one; there is nothing to render here, and on a machine without OpenGL that fails.
     kind = type(env.physics)
     env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
     return env
+
+
+@contextmanager
+def _deprecations_are_silent() -> Iterator[None]:
+    """Of dm_control's own models, in this thread: nobody who uses them can mend them."""
+    logging.getLogger("absl").addFilter(_is_for_the_user)  # which it keeps once
+    _this_thread.loads = True
+    try:
+        yield
+    finally:
+        _this_thread.loads = False
+
+
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    return not (getattr(_this_thread, "loads", False) and "is deprecated" in record.getMessage())
 
 
 def action_range(env: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import math
 import os
 import sys
@@ -42,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP, end="")
         return 0
     command, *rest = args
-    # absl reports deprecated attributes in dm_control's own models.
-    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         _require_typable(args)
         if command not in _COMMANDS:

@@ -15,17 +15,20 @@ class StopSignals:
 
     Attributes:
         received: the first of them, or None.
+        ignored: those that stay ignored, since the process that started this one ignores them, as
+            nohup and a shell's & do.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.ignored = [n for n in _SIGNALS if signal.getsignal(n) == signal.SIG_IGN]
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):  # nohup's, or a C library's
+                if before is not None and number not in self.ignored:  # None: a C library's
                     self._before[number] = signal.signal(number, self._remember)
         return self
 

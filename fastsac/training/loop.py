@@ -74,6 +74,7 @@ def _run(config: TrainConfig, resumed: Path | None) -> TrainResult:
     try:
         with TrainingRun(config, resumed) as run:
             with StopSignals() as signals:
+                run.say_ignored(signals.ignored)
                 train_loop(config, run, signals)
                 run.save_last(signals.received)
             signals.raise_received()

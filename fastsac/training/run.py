@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
@@ -146,6 +148,15 @@ class TrainingRun:
     def path(self) -> Path:
         """The run's directory."""
         return self._directory.path
+
+    def say_ignored(self, signals: Sequence[Signals]) -> None:
+        """Says which signals will not end the run, should there be any."""
+        ends = f"; kill {os.getpid()} ends the run with a checkpoint"
+        for signal in signals:
+            self._metrics.say(
+                f"{signal.name} stays ignored, as the process that started this one had it"
+                + ("" if Signals.SIGTERM in signals else ends)
+            )
 
     def learn(self) -> None:
         """Does a vector step's updates."""

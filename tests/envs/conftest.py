@@ -1,11 +1,5 @@
 """What the env tests share: a dm_control environment beside ours, from the same state."""
 
-import os
-
-# A third less to compile MJX steps, which run as fast; read when jax starts its backend.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-
-import jax
 import numpy as np
 import pytest
 import torch
@@ -13,13 +7,6 @@ import torch
 import fastsac
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, action_range, load
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """MJX steps of the same task and batch are compiled once for all tests."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 class DmControl:

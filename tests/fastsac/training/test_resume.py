@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -136,15 +137,34 @@ def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
     assert_same_end(run, expected.run_dir)
 
 
-def test_sigint_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    run = tmp_path / "run"
+@pytest.fixture
+def sigint():
+    """Sets what a SIGINT does; a suite that was started in the background inherits that it is
+    ignored."""
     before = signal.getsignal(signal.SIGINT)
+    yield partial(signal.signal, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_sigint_saves_and_says_how_to_go_on(sigint, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    sigint(signal.default_int_handler)
     stop_at(monkeypatch, 300, number=signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         fastsac.train(config(run))
-    assert f"go on: fastsac train --resume {run}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"go on: fastsac train --resume {run}" in error and "ignored" not in error
     assert checkpoint_file.load(run)["counters"]["steps"] == 303
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_sigint_that_the_parent_ignored_stays_ignored(sigint, tmp_path, monkeypatch, capsys):
+    sigint(signal.SIG_IGN)
+    stop_at(monkeypatch, 300, number=signal.SIGINT)
+    assert fastsac.train(config(tmp_path / "run")).steps == 900
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    words = "SIGINT stays ignored, as the process that started this one had it; "
+    assert f"{words}kill {os.getpid()} ends the run with a checkpoint" in capsys.readouterr().err
 
 
 def test_what_came_after_the_checkpoint_is_done_again(uninterrupted, tmp_path, monkeypatch):
