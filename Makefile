@@ -4,8 +4,8 @@ PYTHON ?= python3
 # The machine with the GPU has torch, jax and pytest already and may have no network: no venv there.
 GPU_PYTHON ?= python3
 UNINSTALLED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.types:$$PYTHONPATH
-# A file's tests share what they compile, so they stay on one process.
-PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# A file's tests share what they compile, so they stay on one process; envs, the longest, come early.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TASK ?= cartpole_swingup
 SECONDS ?= 400
 JSON ?= bench/results/gpu.jsonl

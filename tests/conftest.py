@@ -83,3 +83,14 @@ def close() -> Callable[..., None]:
         np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol, equal_nan=False, err_msg=what)
 
     return check
+
+
+@pytest.fixture(scope="module")
+def few_states_ahead():
+    """Of lqr and quadruped_escape 80 take 8 s; no result depends on it (test_initial_states.py)."""
+    from fastsac.envs import initial_states
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(initial_states, "_ROWS_A_JOB", 3)
+        patch.setattr(initial_states, "_JOBS_AHEAD", 1)
+        yield

@@ -52,6 +52,25 @@ def dm():
     return DmControl
 
 
+@pytest.fixture(scope="session")
+def shared():
+    """Returns the one env of a task, engine and number of worlds, for tests that reset it first.
+
+    MJX compiles for seconds; the cache on disk saves XLA's part of it, not the tracing.
+    """
+    made = {}
+
+    def get(task, num_envs, engine="mjx"):
+        key = (task, num_envs, engine)
+        if key not in made:
+            made[key] = fastsac.make(task, num_envs=num_envs, engine=engine)
+        return made[key]
+
+    yield get
+    for env in made.values():
+        env.close()
+
+
 @pytest.fixture
 def make():
     """fastsac.make, closed at the end of the test."""

@@ -13,7 +13,8 @@ from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, find
 from fastsac.envs.suite import STATE, load_suite
 
 TASKS = [task for task in fastsac.tasks() if not find(task).mjx_refusal]
-QUICK = ("cartpole_swingup", "reacher_hard", "point_mass_hard", "pendulum_swingup", "lqr_lqr_2_1")
+# cartpole_swingup and reacher_hard are in test_mjx_engine.py.
+QUICK = ("point_mass_hard", "pendulum_swingup", "lqr_lqr_2_1")
 CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 BATCH = 4
 STEPS = 10
@@ -83,7 +84,14 @@ def test_the_same_state_in_float64(task, dm):
             np.testing.assert_allclose(entry.reward(ours), reward, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("task", CASES)
+@pytest.mark.parametrize(
+    "task",
+    [
+        # lqr compiles for half a minute; its model a world is in the test above.
+        pytest.param(task, marks=() if task in QUICK[:2] else pytest.mark.slow)
+        for task in TASKS
+    ],
+)
 def test_a_free_run_in_float32(task, make):
     native = make(task, num_envs=BATCH, engine="native")
     native.reset(seed=3)
@@ -113,7 +121,16 @@ def test_a_free_run_in_float32(task, make):
     assert np.abs(more - same).max() > 1e-7
 
 
-@pytest.mark.parametrize("task", fastsac.tasks())
+ONE_A_DOMAIN = {find(task).domain: task for task in fastsac.tasks()}.values()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=() if task in ONE_A_DOMAIN else pytest.mark.slow)
+        for task in fastsac.tasks()
+    ],
+)
 def test_every_edit_of_the_model_is_declared(task):
     entry, model = find(task), load_suite(find(task)).model
     if entry.mjx_refusal:

@@ -16,20 +16,12 @@ from fastsac.envs.suite import load_suite
 TASKS = fastsac.tasks()
 STEPS = 200
 SEEDS = range(10)
-# A control step of these costs dm_control 2 to 20 ms; `make test-all` runs all their seeds.
-HEAVY = ("dog", "humanoid_CMU", "quadruped")
+BY_NUMBER = ("swimmer_swimmer4", "lqr_lqr_4_3", "cartpole_5_poles")
 # What the engine hands out is dm_control's value rounded to float32: half an ulp is 6e-8 of it.
 # Rewards of the suite lie in [0, 1]; lqr's are costs.
 OBS = dict(rtol=3e-7, atol=1e-7)
 REWARD = dict(rtol=3e-7, atol=1e-7)
 QPOS = dict(rtol=0, atol=1e-9)
-
-
-FIRST_OF_DOMAIN = {find(t).domain: t for t in reversed(TASKS) if not t.startswith(HEAVY)}.values()
-
-
-def heavy(task):
-    return task.startswith(HEAVY)
 
 
 def test_all_tasks_of_the_suite_are_there():
@@ -39,16 +31,16 @@ def test_all_tasks_of_the_suite_are_there():
 
 @pytest.mark.parametrize(
     ("task", "seeds"),
-    [(task, SEEDS[:2] if heavy(task) else SEEDS) for task in TASKS]
-    + [pytest.param(task, SEEDS, marks=pytest.mark.slow) for task in TASKS if heavy(task)]
-    + [(task, SEEDS[:2]) for task in ("swimmer_swimmer4", "lqr_lqr_4_3", "cartpole_5_poles")],
+    [(task, SEEDS[:2]) for task in (*TASKS, *BY_NUMBER)]
+    + [pytest.param(task, SEEDS, marks=pytest.mark.slow) for task in TASKS],
 )
-def test_trajectory_equals_dm_control(task, seeds, dm, make, actions):
+def test_trajectory_equals_dm_control(task, seeds, dm, make, actions, few_states_ahead):
     """Free runs of 200 steps: the same chaos, so the same state to the last bits."""
     env = make(task, num_envs=len(seeds), engine="native")
     env.reset()
     all_actions = actions(env, STEPS)
     reference = dm(task, seed=0)
+    assert_same_spaces(env, reference)
     runs = [
         rollout(reference, seed, all_actions[:, world].numpy()) for world, seed in enumerate(seeds)
     ]
@@ -62,6 +54,17 @@ def test_trajectory_equals_dm_control(task, seeds, dm, make, actions):
         assert [run.ended[t] for run in runs] == (terminated | truncated).tolist()
         assert not info["invalid"].any()
     np.testing.assert_allclose(env.get_state()["qpos"], [run.qpos for run in runs], **QPOS)
+
+
+def assert_same_spaces(env, reference):
+    assert env.single_observation_space.shape == reference.obs.shape
+    spec, one = reference.env.action_spec(), np.ones(env.action_dim)
+    low, high = spec.minimum, spec.maximum
+    if env.suite.task.domain == "lqr":  # its actuators have no limits: the action is the control
+        assert (high >= 1e10).all()
+        low, high = -one, one
+    np.testing.assert_array_equal(env.suite.control(one), high)
+    np.testing.assert_array_equal(env.suite.control(-one), low)
 
 
 class Arrays:
@@ -99,7 +102,7 @@ def rollout(reference, seed, actions):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_port_of_the_logic_in_float64(task, dm, make):
+def test_the_port_of_the_logic_in_float64(task, dm):
     """Our functions and dm_control's read the same C arrays: by name, in order, to 1e-9."""
     reference = dm(task, seed=3)
     random = np.random.default_rng(0)
@@ -115,10 +118,6 @@ def test_the_port_of_the_logic_in_float64(task, dm, make):
         assert observed[name].shape == np.shape(expected)
         np.testing.assert_allclose(observed[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
     np.testing.assert_allclose(reward, expected_reward, rtol=1e-9, atol=1e-9)
-    env = make(task)
-    assert (
-        env.single_observation_space.shape == reference.obs.shape == tuple(env.reset()[0][0].shape)
-    )
 
 
 @pytest.mark.parametrize("task", ["cartpole_swingup", "cheetah_run", "humanoid_walk"])
@@ -134,11 +133,14 @@ def test_one_percent_of_an_action_is_seen(task, dm, make, actions):
         np.testing.assert_allclose(obs[0], expected, **OBS)
 
 
+QUICK_ENDS = ("cartpole_balance", "hopper_hop", "lqr_lqr_2_1")
+
+
 @pytest.mark.parametrize(
     "task",
-    [pytest.param(t, marks=() if t in FIRST_OF_DOMAIN else pytest.mark.slow) for t in TASKS],
+    [pytest.param(t, marks=() if t in QUICK_ENDS else pytest.mark.slow) for t in TASKS],
 )
-def test_episodes_end_when_dm_controls_do(task, dm, make):
+def test_episodes_end_when_dm_controls_do(task, dm, make, few_states_ahead):
     reference = dm(task, seed=0)
     env = make(task, num_envs=1, engine="native")
     env.reset()
@@ -153,8 +155,8 @@ def test_episodes_end_when_dm_controls_do(task, dm, make):
     assert bool(info["_final_obs"][0]) == bool(last)
 
 
-@pytest.mark.parametrize("engine", ["native", "mjx"])
-def test_lqr_terminates_at_rest(engine, dm, make):
+@pytest.mark.parametrize("engine", ["native", pytest.param("mjx", marks=pytest.mark.slow)])
+def test_lqr_terminates_at_rest(engine, dm, make, few_states_ahead):
     reference = dm("lqr_lqr_2_1", seed=0)
     env = make("lqr_lqr_2_1", num_envs=2, engine=engine)
     env.reset()
@@ -168,18 +170,6 @@ def test_lqr_terminates_at_rest(engine, dm, make):
         reference.physics.set_state(np.full(4, 1e-9))
     step = reference.step(np.zeros(1))[2]
     assert step.last() and step.discount == 0 and step.reward == 1
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_action_range_is_the_action_spec(task, dm, make):
-    spec = dm(task, 0).env.action_spec()
-    env = make(task)
-    one = np.ones(env.action_dim)
-    low, high = (-one, one) if task.startswith("lqr") else (spec.minimum, spec.maximum)
-    np.testing.assert_array_equal(env.suite.control(one), high)
-    np.testing.assert_array_equal(env.suite.control(-one), low)
-    if task.startswith("lqr"):  # its actuators have no limits: the action is the control
-        assert (spec.maximum >= 1e10).all()
 
 
 def test_results_do_not_depend_on_the_threads(actions):

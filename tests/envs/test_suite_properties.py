@@ -17,7 +17,6 @@ from dm_control import suite as dm_suite
 from dm_control.rl import control
 
 import fastsac
-from fastsac.envs import initial_states
 from fastsac.envs.c_fields import RecordedFields
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.physics import Physics
@@ -103,20 +102,11 @@ class Rollout:
         return torch.stack(first + [step[name] for step in self.copies[1:]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_states_ahead():
-    """Of lqr and quadruped_escape 80 take 8 s; no result depends on it (test_initial_states.py)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(initial_states, "_ROWS_A_JOB", WORLDS)
-        patch.setattr(initial_states, "_JOBS_AHEAD", 1)
-        yield
-
-
 @pytest.fixture(
     scope="module",
     params=[pytest.param(t, marks=() if t in ONE_A_DOMAIN else pytest.mark.slow) for t in TASKS],
 )
-def case(request):
+def case(request, few_states_ahead):
     """A task, dm_control's environment of it, and our rollouts, made once for all properties."""
     task = find(request.param)
     env = fastsac.make(request.param, WORLDS, engine="native")

@@ -168,15 +168,14 @@ def test_a_file_that_does_something_else_is_not_written(suffix, run, tmp_path, m
 
 def test_the_command_prints_one_line(run, tmp_path):
     environment = os.environ | {"PYTHONWARNINGS": "default"}
-    for suffix in (".onnx", ".pt2"):
-        argv = ["export", str(run / "best.pt"), "-o", f"policy{suffix}"]
-        done = subprocess.run(
-            [sys.executable, "-c", f"from fastsac.cli import main; main({argv})"],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-        (line,) = done.stdout.splitlines()
+    commands = [["export", str(run / "best.pt"), "-o", f"policy{s}"] for s in (".onnx", ".pt2")]
+    done = subprocess.run(
+        [sys.executable, "-c", f"from fastsac.cli import main; [main(c) for c in {commands}]"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    for line, suffix in zip(done.stdout.splitlines(), (".onnx", ".pt2"), strict=True):
         assert line.startswith(f"policy{suffix}: ") and " kB, within " in line
-        assert "torch" not in done.stderr and "onnx" not in done.stderr, done.stderr
+    assert "torch" not in done.stderr and "onnx" not in done.stderr, done.stderr
 
 
 BAD = {
