@@ -20,7 +20,7 @@ with mujoco.Renderer(model, 32, 32) as renderer:
 """
 _ENGINE = """
 import fastsac, torch
-env = fastsac.make("cartpole_swingup", num_envs=2, engine="{engine}")
+env = fastsac.make("pendulum_swingup", num_envs=2, engine="{engine}")
 env.reset()
 reward = env.step(torch.zeros(2, 1, device=env.device))[1]
 assert torch.isfinite(reward).all()

@@ -100,7 +100,7 @@ LIMIT = 4  # control steps of an episode
 
 @pytest.fixture(scope="module")
 def pendulums():
-    """Both engines with eight worlds, short episodes, and four worlds reset two at a time in MJX."""
+    """Both engines: eight worlds with short episodes, in MJX reset two at a time."""
     from fastsac.envs.engines import mjx as mjx_module
 
     suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=LIMIT)

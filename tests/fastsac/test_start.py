@@ -95,9 +95,8 @@ def test_the_users_own_cache_stays(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path):
-    flags = [*TINY, "--run-dir", tmp_path / "run"]
-    done = start(TRAIN, "train", "cartpole_balance", *flags, XDG_CACHE_HOME="/dev/null")
-    assert done.returncode == 0, done.stderr
+    done = start(USE, XDG_CACHE_HOME="/dev/null")
+    assert done.stdout.split() == ["None", "None"], done.stderr
     assert done.stderr.count("the next start has to compile again") == 1
     needed = "import fastsac.envs.compilation_cache as c; c._LEAST_FREE_BYTES = 10**18\n"
     done = start(needed + USE, XDG_CACHE_HOME=tmp_path)

@@ -162,12 +162,19 @@ def test_sigint_saves_and_says_how_to_go_on(sigint, tmp_path, monkeypatch, capsy
 def test_a_sigint_that_the_parent_ignored_stays_ignored(sigint, tmp_path, monkeypatch, capsys):
     sigint(signal.SIG_IGN)
     stop_at(monkeypatch, 300, number=signal.SIGINT)
-    assert fastsac.train(config(tmp_path / "run")).steps == 900
+    assert fastsac.train(config(tmp_path / "run", total_steps=360)).steps == 360
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     words = "SIGINT stays ignored, as the process that started this one had it; "
     assert f"{words}kill {os.getpid()} ends the run with a checkpoint" in capsys.readouterr().err
 
 
+# The whole setting's state is gone on from in test_sigterm_loses_nothing.
+PLAIN_BY_DEFAULT = pytest.mark.parametrize(
+    "uninterrupted", ["plain", pytest.param("whole", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@PLAIN_BY_DEFAULT
 def test_what_came_after_the_checkpoint_is_done_again(uninterrupted, tmp_path, monkeypatch):
     """An error in the middle of a step leaves the last periodic checkpoint, as kill -9 does."""
     setting, expected = uninterrupted
@@ -225,6 +232,7 @@ def test_kill_9_at_random_moments(kills, tmp_path):
     assert_same_end(run, expected)
 
 
+@PLAIN_BY_DEFAULT
 def test_a_larger_budget_goes_on_with_a_finished_run(uninterrupted, tmp_path):
     setting, expected = uninterrupted
     run = tmp_path / "run"
