@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import threading
 
 import jax
 import numpy as np
@@ -101,12 +102,13 @@ LIMIT = 4  # control steps of an episode
 @pytest.fixture(scope="module")
 def pendulums():
     """Both engines: eight worlds with short episodes, in MJX reset two at a time."""
-    from fastsac.envs.engines import mjx as mjx_module
+    from fastsac.envs.engines import mjx_worlds
+    from fastsac.envs.engines.mjx import MjxEngine
 
     suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=LIMIT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mjx_module, "_RESET_SHARE", 4)  # read when the step is traced
-        engines = NativeEngine(suite, 8), mjx_module.MjxEngine(suite, 8)
+        patch.setattr(mjx_worlds, "_RESET_SHARE", 4)  # read when the step is traced
+        engines = NativeEngine(suite, 8), MjxEngine(suite, 8)
         yield engines
     for engine in engines:
         engine.close()
@@ -196,6 +198,34 @@ def test_mjx_goes_on_within_rounding(shared, actions):
         found = env.step(action)
         torch.testing.assert_close(found[0], obs, rtol=1e-5, atol=1e-5)
         assert torch.equal(found[3], truncated)
+
+
+def test_send_returns_while_the_physics_runs(shared, actions, monkeypatch):
+    """XLA waits in the thread that launches; here the launch itself waits, as on a GPU."""
+    env = shared("reacher_hard", BATCH)
+    env.reset(seed=0)
+    one, other = actions(env, 2)
+    expected = env.step(one)[0]
+    env.reset(seed=0)
+    step, may_go = env.engine._step, threading.Event()
+
+    def waits(*arguments):
+        assert may_go.wait(60)
+        return step(*arguments)
+
+    monkeypatch.setattr(env.engine, "_step", waits)
+    env.send(one)
+    assert not env.engine._sent.done()
+    may_go.set()
+    assert torch.equal(env.recv()[0], expected)
+
+    def fails(*_):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(env.engine, "_step", fails)
+    env.send(other)
+    with pytest.raises(RuntimeError, match="no luck"):
+        env.recv()
 
 
 def test_zero_copy_across_dlpack():

@@ -1,5 +1,7 @@
 """Every task that MJX holds is lowered for CUDA, which needs no GPU."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -35,6 +37,9 @@ def test_a_step_is_lowered_for_cuda(task):
     action = jax.ShapeDtypeStruct((WORLDS, suite.action_dim), jnp.float32)
     exported = export.export(engine._step, platforms=["cuda"])(worlds, action)
     assert exported.platforms == ("cuda",) and len(exported.mlir_module_serialized) > 10_000
+    # TF32, which XLA's default precision allows, is no float32.
+    products = re.findall(r"stablehlo.dot_general.*", exported.mlir_module())
+    assert all("precision = [HIGHEST, HIGHEST]" in one for one in products), products
     # The state goes in and out with the same shapes, so that it can be stepped again and again,
     # and nothing is in float64, which a GPU does at a fraction of its speed.
     after = [a for a in exported.out_avals][: len(jax.tree.leaves(worlds))]
