@@ -24,7 +24,6 @@ from fastsac.envs.suite import STATE, action_range, load, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
 TASKS = fastsac.tasks()
-# lqr's draws cost the most, and test_initial_states.py compares them one by one.
 ONE_A_DOMAIN = {find(task).domain: task for task in TASKS if not task.startswith("lqr")}.values()
 DRAWN = ("qpos", "qvel", "act")  # besides the task's model fields
 OUR_SEED, THEIR_SEED = 1, 2

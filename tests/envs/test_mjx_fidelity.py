@@ -11,10 +11,10 @@ from fastsac.envs.engines.mjx_model import edited
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, find
 from fastsac.envs.suite import STATE, load_suite
+from tests.envs.mjx_models import ONE_A_MODEL, SAME_MODEL, TASKS
 
-TASKS = [task for task in fastsac.tasks() if not find(task).mjx_refusal]
-# cartpole_swingup and reacher_hard are in test_mjx_engine.py.
-QUICK = ("point_mass_hard", "pendulum_swingup", "lqr_lqr_2_1")
+# Tendons whose wrapping is drawn, RK4, and a model a world; test_mjx_engine.py has others.
+QUICK = ("point_mass_hard", "acrobot_swingup", "lqr_lqr_2_1")
 CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 BATCH = 4
 STEPS = 10
@@ -50,8 +50,20 @@ FREE_RUN = {  # domain, or task: (qpos median, qpos worst, observation median)
 }
 
 
+@pytest.fixture(scope="module")
+def one_a_model():
+    """Returns what was compiled of this kind for a task of the same model, if anything was."""
+    compiled = {}
+
+    def get(what, suite, function):
+        key = what, _bytes(suite.model), suite.task.randomised
+        return compiled.setdefault(key, function)
+
+    return get
+
+
 @pytest.mark.parametrize("task", CASES)
-def test_the_same_state_in_float64(task, dm):
+def test_the_same_state_in_float64(task, dm, one_a_model):
     """Observation and reward of dm_control's states, in flight and on the ground, to 1e-9."""
     reference, entry, suite = dm(task, seed=3), find(task), load_suite(find(task))
     random = np.random.default_rng(0)
@@ -72,7 +84,7 @@ def test_the_same_state_in_float64(task, dm):
     with jax.enable_x64(True):
         engine = MjxEngine(suite, BATCH)
         stacked = engine._cast({k: np.concatenate([row[k] for row in rows]) for k in rows[0]})
-        worlds, _ = jax.jit(jax.vmap(engine._initial))(stacked)
+        worlds = one_a_model("initial", suite, jax.jit(jax.vmap(engine._initial)))(stacked)[0]
         for i, (observed, reward) in enumerate(expected):
             world = jax.tree.map(lambda leaf, i=i: leaf[i], worlds)
             fields = {k: stacked[k][i] for k in engine._model_fields}
@@ -84,12 +96,19 @@ def test_the_same_state_in_float64(task, dm):
             np.testing.assert_allclose(entry.reward(ours), reward, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "other"), SAME_MODEL.items())
+def test_they_share_a_model(task, other):
+    ours, theirs = (load_suite(find(name)) for name in (task, other))
+    assert _bytes(ours.model) == _bytes(theirs.model) and ours.substeps == theirs.substeps
+
+
 @pytest.mark.parametrize(
     "task",
     [
         # lqr compiles for half a minute; its model a world is in the test above.
         pytest.param(task, marks=() if task in QUICK[:2] else pytest.mark.slow)
-        for task in TASKS
+        for task in ONE_A_MODEL
     ],
 )
 def test_a_free_run_in_float32(task, make):
