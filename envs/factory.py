@@ -1,12 +1,19 @@
 """From a task's name to a running vector env."""
 
+import logging
 import os
 from collections.abc import Mapping
 
-import jax
 import torch
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
+from fastsac.envs.devices import (
+    EngineUnavailable,
+    choose,
+    require_jax_cpu,
+    require_one_gpu,
+    seen,
+)
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.randomization import Draw
@@ -16,10 +23,6 @@ from fastsac.envs.vector_env import VectorEnv
 
 ENGINES = ("auto", "native", "mjx")
 SOLVERS = ("faithful", "fast")
-
-
-class EngineUnavailable(ValueError):
-    """An engine or device that this machine or task does not have."""
 
 
 def make(
@@ -39,8 +42,10 @@ def make(
             ``fastsac.register`` added; or the path of a Python file that calls it.
         num_envs: the number of worlds, at least 1.
         engine: "native" (C MuJoCo on the CPU), "mjx" (jax's default device), or "auto": mjx where
-            jax and torch both see a GPU, else native.
-        device: where observations, rewards and actions live; None is the engine's own device.
+            jax and torch both see a GPU, else native, with a warning where one of them sees a GPU
+            that the other does not.
+        device: where observations, rewards and actions live; None is the engine's own device, and
+            with "auto" cuda wherever torch has it.
         seed: of the initial states, used by the first ``reset()`` without a seed.
         solver: of MJX in float32. "faithful": its error is that of float32; "fast": a smaller
             budget, whose error and gain are in bench/results/solver.md. The native engine always
@@ -65,15 +70,17 @@ def make(
         raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
-    target = None if device is None else _checked_device(device)
-    engine = engine_for(task, engine)
-    if engine == "mjx" and jax.devices()[0].platform == "gpu" and not torch.cuda.is_available():
-        raise EngineUnavailable("jax has a GPU here and torch has none; use --engine native")
+    given = None if device is None else _checked_device(device)
+    engine, device, warning = choose(engine, given, not entry.mjx_refusal, seen())
+    if warning:
+        logging.getLogger("fastsac").warning(warning)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if engine == "native" and num_envs * world_bytes(entry) > memory:
         raise EngineUnavailable(
             f"num_envs {num_envs} is more than fits into this machine's {memory / 1e9:.0f} GB"
         )
+    if engine == "native":
+        require_jax_cpu()
     suite = load_suite(entry, randomize)
     built: Engine
     if engine == "native":
@@ -88,7 +95,10 @@ def make(
             raise EngineUnavailable(
                 f"MJX cannot hold {entry.full_name}: {error}; use --engine native"
             ) from error
-    return VectorEnv(built, num_envs, target or _checked_device(built.device), seed)
+    target = _checked_device(built.device if device is None else device)
+    current = torch.cuda.current_device() if built.device.type == "cuda" else None
+    require_one_gpu(built.device, target, current)
+    return VectorEnv(built, num_envs, target, seed)
 
 
 def engine_for(task: str, engine: str) -> str:
@@ -96,11 +106,11 @@ def engine_for(task: str, engine: str) -> str:
 
     Raises:
         UnknownTask: no such task.
+        EngineUnavailable: jax does not start.
     """
     if engine != "auto":
         return engine
-    gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
-    return "mjx" if gpu and not find(task).mjx_refusal else "native"
+    return choose(engine, None, not find(task).mjx_refusal, seen()).engine
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fastsac.envs.compilation_cache import compile_notice
+from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds, in_float32
@@ -50,8 +51,8 @@ class MjxEngine(TracedWorlds):
             raise NotImplementedError(suite.task.mjx_refusal)
         super().__init__(suite, num_envs, fast)
         self.warnings: dict[str, int] = {}  # MJX gives none
-        self._jax_device = jax.devices()[0]
-        self.device = torch.device("cuda" if self._jax_device.platform == "gpu" else "cpu")
+        self._jax_device = jax_device()
+        self.device = torch_device(self._jax_device)
         # Room for all worlds to reset at once before the rows they used last are renewed, so that
         # no row is used twice. It starts half full: drawing is what a reset costs.
         self._pool_rows = (math.ceil(2 * num_envs / _SLAB) + 3) * _SLAB

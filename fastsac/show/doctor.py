@@ -52,16 +52,17 @@ def _version(name: str) -> str:
 
 
 def _gpu() -> str:
-    import jax
     import torch
 
-    on_torch = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    on_jax = jax.devices()[0].platform == "gpu"
-    if on_torch and not on_jax:
-        return f"{on_torch} for torch only; pip install 'fastsac[cuda]' gives jax the GPU"
-    if on_jax and not on_torch:
-        return "for jax only; this torch build has no CUDA"
-    return on_torch or "none: the native engine and the CPU do the work"
+    from fastsac.envs.devices import EngineUnavailable, choose, seen
+
+    try:
+        gpu = seen()
+    except EngineUnavailable as error:
+        return str(error)
+    name = torch.cuda.get_device_name() if gpu.torch_gpu else None
+    warning = choose("auto", None, True, gpu).warning
+    return warning or name or "none: the native engine and the CPU do the work"
 
 
 def _try(code: str, **environment: str) -> tuple[bool, str]:

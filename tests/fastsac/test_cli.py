@@ -1,10 +1,12 @@
 """The command line: what users type, and one sentence with exit code 2 for what goes wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import fastsac
 from fastsac.cli import main
@@ -80,8 +82,6 @@ BAD = {
 
 @pytest.mark.parametrize(("argv", "words"), BAD.values(), ids=BAD.keys())
 def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, capsys, tmp_path, monkeypatch):
-    import torch
-
     if "cuda" in argv and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     monkeypatch.chdir(tmp_path)
@@ -156,6 +156,27 @@ def test_doctor_tries_the_engines(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "native      works on cpu" in out and "mujoco " in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_jax_that_cannot_start_is_one_sentence(run, tmp_path):
+    code = (
+        "import sys; from fastsac.cli import main; from fastsac.show.doctor import _gpu\n"
+        "train = ['train', 'cartpole_balance', '--run-dir', sys.argv[2]]\n"
+        "evaluate = ['eval', sys.argv[1], '--episodes', '1', '--backend', 'engine']\n"
+        "print(main(train), main([*train, '--engine', 'mjx']), main(evaluate), _gpu())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run), str(tmp_path / "run")],
+        env=os.environ | {"JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.startswith("2 2 2 jax finds no device with JAX_PLATFORMS=cuda"), done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 3 and all("with JAX_PLATFORMS=cuda: unset it" in x for x in lines), lines
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_needs_no_heavy_import():
