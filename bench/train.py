@@ -110,7 +110,13 @@ class _Loop(TrainingRun):
         with StopSignals() as signals, redirect_stderr(io.StringIO()):
             train_loop(self.config, self, signals)
         signals.raise_received()
+        self.wait()
         return count * self.config.num_envs
+
+    def wait(self) -> None:
+        """Waits for what a GPU has yet to do of it: it belongs to this repetition's time."""
+        if self.state.env.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def after_step(self) -> None:
         """Does what a run does, and counts."""
@@ -144,8 +150,7 @@ def _open_part(config: TrainConfig, part: Callable[[_Loop], None]) -> Iterator[C
         def advance(count: int) -> int:
             for _ in range(count):
                 part(run)
-            if run.state.env.device.type == "cuda":
-                torch.cuda.synchronize()
+            run.wait()
             return count * config.num_envs
 
         yield trained(advance)

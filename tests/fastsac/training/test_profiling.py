@@ -21,6 +21,14 @@ def test_spans_are_the_hosts_own():
     assert profiling._intervals(events, "updates") == [(0, 9)]
 
 
+def test_a_gpus_updates_are_only_enqueued_by_the_host():
+    span = {"name": "updates", "ts": 0, "dur": 9000, "cat": "user_annotation"}
+    kernel = {"name": "_forward", "ts": 5, "dur": 99, "cat": "kernel"}
+    assert profiling._summary([span]) == "traced 20 vector steps: updates 9.0 ms"
+    said = profiling._summary([span, kernel])
+    assert "9.0 ms to enqueue the updates" in said and "updates 9.0 ms" not in said
+
+
 @pytest.mark.parametrize("steps", [0, 5, 30])
 def test_a_run_too_short_for_a_trace_says_so(steps, tmp_path):
     profiler = profiling.Profiler(tmp_path)
