@@ -1,5 +1,6 @@
 """What a training run goes on from: worlds, learner, replay, and what stands between them."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastsac.seeding import stream_seed
 from fastsac.training.config import TrainConfig
 from fastsac.training.episodes import EpisodeReturns
 from fastsac.training.memory_plan import memory_plan, require_worlds
+from fastsac.training.without_gpu import notice
 
 
 class TrainingState:
@@ -46,6 +48,8 @@ class TrainingState:
         engine = self.env.engine
         worlds = engine.reset_bytes if engine.device.type == device.type else 0
         memory_plan(config, obs_dim, action_dim, worlds).require(config, device)
+        if line := notice(config, self.env):  # before the learner warns of anything
+            print(line, file=sys.stderr, flush=True)
         self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
         self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed)
         self.returns = NStepReturns(config.n_step, config.sac.gamma)
