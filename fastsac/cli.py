@@ -28,7 +28,8 @@ commands:
   tasks        the tasks, with their sizes and engines
   bench        measure this machine beside other packages: --quick takes five minutes;
                bench compare A.json B.json says what is faster in B
-  doctor       what works on this machine, and what to install for the rest
+  doctor       what works on this machine, and what to install for the rest; doctor --gpu
+               checks all that a GPU's training rests on, within 90 s
 
 fastsac COMMAND --help lists a command's flags.
 """
@@ -281,10 +282,15 @@ def _bench(args: list[str]) -> None:
 
 
 def _doctor(args: list[str]) -> None:
-    Parser(prog="fastsac doctor", description="Says what works on this machine.").parse_args(args)
-    from fastsac.show.doctor import print_report
+    parser = Parser(prog="fastsac doctor", description="Says what works on this machine.")
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="check the GPU's path instead, within 90 s; exit code 1 if there is none or one fails",
+    )
+    from fastsac.show.doctor import print_gpu_report, print_report
 
-    print_report()
+    print_gpu_report() if parser.parse_args(args).gpu else print_report()
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -15,6 +15,12 @@ class RunError(UserError):
     """A run directory that cannot be used."""
 
 
+class CheckError(UserError):
+    """What fails on this machine."""
+
+    exit_code = 1
+
+
 class NotFiniteError(UserError):
     """Losses or gradients that are no numbers, too often in a row."""
 

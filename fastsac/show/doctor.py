@@ -1,10 +1,17 @@
 """What ``fastsac doctor`` prints: versions, devices, engines, rendering, and what is missing."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from fastsac.errors import CheckError
 
 _PACKAGES = ("torch", "triton", "jax", "jaxlib", "mujoco", "mujoco-mjx", "dm_control", "numpy")
 _GL_PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
@@ -26,6 +33,8 @@ reward = env.step(torch.zeros(2, 1, device=env.device))[1]
 assert torch.isfinite(reward).all()
 print(env.device)
 """
+_SECONDS = 90.0  # that doctor --gpu takes at most
+_CHECKS = "from fastsac.show.gpu_checks import run_from; run_from({first})"
 
 
 def print_report() -> None:
@@ -42,6 +51,88 @@ def print_report() -> None:
         works, _ = _try(_RENDER, MUJOCO_GL=backend)
         advice = "works" if works else f"missing; on Debian: apt-get install {packages}"
         print(f"{backend:11} {advice} (rendering only)")
+
+
+def print_gpu_report() -> None:
+    """Prints what works of the GPU's path, a line a check, within 90 s.
+
+    The checks run in a process of their own, and after a crash in another one.
+
+    Raises:
+        CheckError: there is no GPU for torch, or a check failed.
+    """
+    _require_gpu()
+    from fastsac.show.gpu_checks import CHECKS
+
+    deadline, failed, done = time.monotonic() + _SECONDS, 0, 0
+    while done < len(CHECKS):
+        for passed, sentence in _results(_CHECKS.format(first=done), len(CHECKS) - done, deadline):
+            check, done = CHECKS[done], done + 1
+            print(f"{'ok' if passed else 'FAIL':4}  {check.name:26} {sentence}", flush=True)
+            if not passed:
+                failed += 1
+                print(f"{'':32} -> {check.advice}", flush=True)
+    if failed:
+        raise CheckError(f"{failed} of {len(CHECKS)} checks failed")
+
+
+def _require_gpu() -> None:
+    import torch
+
+    from fastsac.envs.devices import EngineUnavailable, seen
+
+    if torch.cuda.is_available():
+        return
+    try:
+        jax_too = "though jax sees one" if seen().jax_gpu else "and jax sees none either"
+    except EngineUnavailable as error:
+        jax_too = f"and {error}"
+    build = torch.version.cuda
+    raise CheckError(
+        f"torch {torch.__version__}, {f'for CUDA {build}' if build else 'a build for the CPU'}, "
+        f"sees no GPU here, {jax_too}: where `nvidia-smi` shows one, install a torch with CUDA and "
+        "'fastsac[cuda]'"
+    )
+
+
+def _results(code: str, count: int, deadline: float) -> Iterator[tuple[bool, str]]:
+    """Runs checks in a fresh interpreter; yields success and sentence of each that had its turn.
+
+    The one under way when the process ends too early, or time is up, is one that failed.
+    """
+    from fastsac.show.gpu_checks import RESULT
+
+    passed = True
+    with (
+        tempfile.TemporaryDirectory() as folder,  # of all that a process leaves that is killed
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+        timer = threading.Timer(deadline - time.monotonic(), child.kill)
+        timer.start()
+        try:
+            assert child.stdout
+            for line in child.stdout:
+                if line.startswith(RESULT):
+                    passed, sentence = json.loads(line.removeprefix(RESULT))
+                    count -= 1
+                    yield passed, sentence
+            status = child.wait()
+        finally:
+            timer.cancel()
+            child.kill()
+        errors.seek(0)
+        said = errors.read().strip().splitlines()[-1:]
+    if count and passed:  # else it ended because of a failure that was told
+        crashed = " ".join([f"its process ended with code {status}:", *said])
+        late = time.monotonic() >= deadline
+        yield False, f"no answer within {_SECONDS:.0f} s of all checks" if late else crashed
 
 
 def _version(name: str) -> str:

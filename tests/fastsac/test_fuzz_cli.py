@@ -45,7 +45,7 @@ FLAGS = {
     "runs": ["--json"],
     "report": ["-o", "--no-video"],
     "tasks": [],
-    "doctor": [],
+    "doctor": ["--gpu"],
     "bench": ["--only", "--quick", "--json", "--max-seconds"],
 }
 ARGUMENTS = {
@@ -128,6 +128,7 @@ def place(tmp_path_factory):
             "fastsac.show.export._metadata": recorder.stop,
             "fastsac.show.task_table.print_table": recorder.stop,
             "fastsac.show.doctor.print_report": recorder.stop,
+            "fastsac.show.doctor.print_gpu_report": recorder.stop,
             "fastsac.show.report._film": lambda run: {},
         }.items():
             patch.setattr(name, stand_in)
