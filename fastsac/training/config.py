@@ -49,7 +49,7 @@ class TrainConfig:
     solver: Literal["faithful", "fast"] = "faithful"
     """MJX's constraint solver in float32: fast declares its error in bench/results/solver.md."""
     device: str | None = None
-    """Of the learner and its replay, cpu or cuda; None is the engine's."""
+    """Of learner and replay, cpu or cuda; None is the engine's, and with auto cuda if any."""
     total_steps: int = 1_000_000
     """Environment steps (control steps summed over worlds) to train for."""
     max_seconds: float | None = None
