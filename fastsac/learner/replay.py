@@ -62,10 +62,10 @@ class ReplayBuffer:
                 "capacity, obs_dim and action_dim of a replay must be positive integers"
             )
         self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim
-        self.device = torch.device(device)
         self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1, 1)  # of Batch's fields
-        require_memory(capacity * row_bytes(obs_dim, action_dim), self.device, capacity)
-        self.rows = torch.zeros(capacity, sum(self._widths), device=self.device)
+        require_memory(capacity * row_bytes(obs_dim, action_dim), torch.device(device), capacity)
+        self.rows = torch.zeros(capacity, sum(self._widths), device=device)
+        self.device = self.rows.device  # with its number, which "cuda" lacks
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.size = torch.zeros((), dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "replay"))

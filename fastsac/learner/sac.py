@@ -111,10 +111,11 @@ class SAC(LearnerState):
         """
         if not len(replay):
             raise ValueError("cannot learn from an empty replay buffer")
-        ours = (self.obs_dim, self.action_dim, self.device.type)
-        theirs = (replay.obs_dim, replay.action_dim, replay.device.type)
+        ours = (self.obs_dim, self.action_dim, self.device)
+        theirs = (replay.obs_dim, replay.action_dim, replay.device)
         if ours != theirs:
-            raise ValueError(f"the agent's obs_dim, action_dim, device are {ours}, not {theirs}")
+            mine, other = (", ".join(map(str, x)) for x in (ours, theirs))
+            raise ValueError(f"the agent's obs_dim, action_dim, device are {mine}, not {other}")
         delay = self.config.policy_delay
         most = max(1, _UPDATES_PER_GRAPH // delay) * delay  # whole cycles: one graph serves all
         metrics: Metrics = {}
@@ -142,7 +143,7 @@ class SAC(LearnerState):
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.is_sparse:
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise TypeError(f"{name} must be a dense {dtype} tensor, got {kind}")
-        if tensor.device.type != self.device.type:
+        if tensor.device != self.device:
             raise ValueError(f"{name} must be on {self.device}, got {tensor.device}")
 
     def _require_batch(self, batch: Batch) -> None:

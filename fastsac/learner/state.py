@@ -49,7 +49,7 @@ class LearnerState:
                 f"obs_dim and action_dim are positive int32, got {obs_dim!r} and {action_dim!r}"
             )
         self.config = config
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # with its number, which "cuda" lacks
         self.obs_dim, self.action_dim = obs_dim, action_dim
         init = torch.Generator().manual_seed(stream_seed(seed, "weights"))
         self.actor = Actor(obs_dim, action_dim, config, init).to(self.device)

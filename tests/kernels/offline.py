@@ -13,50 +13,78 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 
-_POINTER = {torch.float32: "*fp32", torch.int64: "*i64"}
+TARGET = GPUTarget("cuda", 90, 32)
 _PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 
 
-def sources(call):
-    """Runs call() with launches recorded instead of done; returns (name, ASTSource) of each."""
+class Launch(NamedTuple):
+    """A launch that was recorded instead of done."""
+
+    kernel: JITFunction
+    arguments: tuple
+    constants: dict
+
+    @property
+    def name(self):
+        return f"{self.kernel.fn.__module__.rsplit('.', 1)[1]}.{self.kernel.fn.__name__}"
+
+    @property
+    def bound(self):
+        """The arguments by name, constants among them."""
+        return inspect.signature(self.kernel.fn).bind(*self.arguments, **self.constants).arguments
+
+    @property
+    def source(self):
+        """What Triton's launcher would compile, by its own code (JITFunction.run)."""
+        backend = make_backend(TARGET)
+        binder = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
+        seen = (_Address(x) if isinstance(x, torch.Tensor) else x for x in self.arguments)
+        bound, special, options = binder(*seen, **self.constants)
+        packed = self.kernel._pack_args(backend, self.constants, bound, special, options)
+        return ASTSource(self.kernel, *packed[1:])
+
+
+class _Address:
+    """What the launcher looks at of a tensor; torch's own allocations begin at multiples of 16."""
+
+    def __init__(self, tensor):
+        self.dtype = tensor.dtype
+        self.offset = tensor.storage_offset() * tensor.element_size()
+
+    def data_ptr(self):
+        return self.offset
+
+
+@contextmanager
+def recorded():
+    """Yields a list that launches are appended to instead of done."""
     launches = []
 
     def record(kernel, *arguments, grid, warmup, **constants):
-        launches.append((kernel, arguments, constants))
+        launches.append(Launch(kernel, arguments, constants))
 
     run, JITFunction.run = JITFunction.run, record
     try:
-        call()
+        yield launches
     finally:
         JITFunction.run = run
-    return [(_name(kernel), _source(kernel, a, c)) for kernel, a, c in launches]
 
 
-def _name(kernel):
-    return f"{kernel.fn.__module__.rsplit('.', 1)[1]}.{kernel.fn.__name__}"
-
-
-def _source(kernel, arguments, constants):
-    """What the launcher of Triton would compile: 1 is a constant, 16 divides aligned pointers."""
-    bound = inspect.signature(kernel.fn).bind(*arguments, **constants).arguments
-    signature, constexprs, attributes = {}, {}, {}
-    for at, (name, value) in enumerate(bound.items()):
-        if name.isupper() or (isinstance(value, int) and value == 1):
-            signature[name], constexprs[name] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name] = _POINTER[value.dtype]
-            attributes[(at,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32" if isinstance(value, int) else "fp32"
-    return ASTSource(kernel, signature, constexprs, attributes)
+def sources(call):
+    """Returns (name, ASTSource) of each launch of call()."""
+    with recorded() as launches:
+        call()
+    return [(launch.name, launch.source) for launch in launches]
 
 
 def resources(source, architecture, **options):
