@@ -11,9 +11,15 @@ from torch import nn
 from fastsac.kernels import AdamState, adam_polyak_
 from fastsac.learner.config import Precision
 
+# Triton's launcher tells the compiler of sizes that 16 divides, and of no others; only then does
+# the optimizer's kernel load and store 16 bytes at a time instead of 4.
+_MULTIPLE = 16
+
 
 class FlatWeights:
     """A module's parameters as views of one tensor.
+
+    In memory it goes on with zeros to a multiple of 16 elements, and its gradient too.
 
     Args:
         module: its parameters are moved.
@@ -24,21 +30,26 @@ class FlatWeights:
         master: (P,) the weights, which the optimizer moves.
         gradient: (P,) for the optimizer, float32.
         gradients: its views, one a parameter.
-        working: (P,) what the module's parameters are views of: master or its copy.
+        padded_master: master and the zeros behind it, which the optimizer takes.
+        padded_gradient: likewise.
     """
 
     def __init__(self, module: nn.Module, working_dtype: torch.dtype | None = None):
-        self.master = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
-        self.gradient = torch.zeros_like(self.master)
-        self.working = self.master if working_dtype is None else self.master.to(working_dtype)
-        for p, view in zip(module.parameters(), _views(self.working, module), strict=True):
+        parts = [p.detach().reshape(-1) for p in module.parameters()]
+        size = sum(map(len, parts))
+        self.padded_master = torch.cat([*parts, parts[0].new_zeros(-size % _MULTIPLE)])
+        self.padded_gradient = torch.zeros_like(self.padded_master)
+        self.master, self.gradient = self.padded_master[:size], self.padded_gradient[:size]
+        self._copy = None if working_dtype is None else self.padded_master.to(working_dtype)
+        working = self.padded_master if self._copy is None else self._copy
+        for p, view in zip(module.parameters(), _views(working[:size], module), strict=True):
             p.data = view
         self.gradients = _views(self.gradient, module)
 
     def publish(self) -> None:
         """Hands changed weights to the module."""
-        if self.working is not self.master:
-            self.working.copy_(self.master)
+        if self._copy is not None:
+            self._copy.copy_(self.padded_master)
 
     def state_dict(self) -> torch.Tensor:
         """The weights (P,), a copy."""
@@ -69,6 +80,7 @@ class Adam:
         target: (P,) Polyak average of the parameter, or None.
         tau: 0-d tensor on the device, read at each step.
         weight_decay: decoupled, of a step's share learning_rate.
+        size: how many of the P are weights, zeros the rest; None is all.
     """
 
     def __init__(
@@ -78,9 +90,10 @@ class Adam:
         target: torch.Tensor | None = None,
         tau: torch.Tensor | None = None,
         weight_decay: float = 0.0,
+        size: int | None = None,
     ):
         self._parameter, self._rate, self._target, self._tau = parameter, learning_rate, target, tau
-        self._weight_decay = weight_decay
+        self._weight_decay, self._size = weight_decay, size
         self._state = AdamState.of(parameter)
 
     def step(self, gradient: torch.Tensor) -> None:
@@ -107,8 +120,8 @@ class Adam:
         return self._state.skipped_in_a_row
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Moments and the numbers of steps, copies."""
-        return {name: x.clone() for name, x in self._state._asdict().items()}
+        """Moments of the weights and the numbers of steps, copies."""
+        return {name: x.clone() for name, x in self._of_weights().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restores what state_dict returned.
@@ -116,8 +129,13 @@ class Adam:
         Raises:
             ValueError: of a parameter of another shape.
         """
-        for name, own in self._state._asdict().items():
+        for name, own in self._of_weights().items():
             _copy_same_shape(own, state[name])
+
+    def _of_weights(self) -> dict[str, torch.Tensor]:
+        """The state without its padding."""
+        parts = self._state._asdict().items()
+        return {name: x[: self._size] if x.dim() else x for name, x in parts}
 
 
 def _copy_same_shape(own: torch.Tensor, other: torch.Tensor) -> None:

@@ -92,7 +92,7 @@ def _step_critics(
         loss = losses.critic_loss(output[..., 0], target, weight) if report else None
     weights = learner.critic_weights
     tape.differentiate(by_output, weights.gradients)
-    learner.critic_optimizer.step(weights.gradient)
+    learner.critic_optimizer.step(weights.padded_gradient)
     weights.publish()
     learner.target_weights.publish()
     return {} if loss is None else {"critic_loss": loss, "q": critics.values(output).mean()}
@@ -118,7 +118,7 @@ def _step_actor(
     by_head = tanh_gaussian_gradient(mean, log_std, noise, by_action, by_log_prob, *clamps)
     weights = learner.actor_weights
     tape.differentiate(torch.cat(by_head, dim=1)[None], weights.gradients)
-    learner.actor_optimizer.step(weights.gradient)
+    learner.actor_optimizer.step(weights.padded_gradient)
     weights.publish()
     if not report:
         return {}

@@ -70,8 +70,10 @@ class LearnerState:
         start = config.initial_temperature if learned else config.temperature
         self.log_alpha = scalar(math.log(start) if start else -math.inf)
         rate, decay = self.learning_rate, config.weight_decay
-        self.actor_optimizer = Adam(self.actor_flat, rate, weight_decay=decay)
-        self.critic_optimizer = Adam(self.critics_flat, rate, self.target_flat, self.tau, decay)
+        actor, critics = self.actor_weights.padded_master, self.critic_weights.padded_master
+        targets, size = self.target_weights.padded_master, len(self.critics_flat)
+        self.actor_optimizer = Adam(actor, rate, weight_decay=decay, size=len(self.actor_flat))
+        self.critic_optimizer = Adam(critics, rate, targets, self.tau, decay, size)
         self.alpha_optimizer = Adam(self.log_alpha, rate) if learned else None
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "policy"))
         self.updates = 0

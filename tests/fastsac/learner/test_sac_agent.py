@@ -315,3 +315,22 @@ def test_it_learns_a_bandit(temperature, others):
         assert 0.01 < agent.alpha.item() < 0.035
     else:
         assert variance == pytest.approx(0.01, abs=0.004)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_pads_the_flat_tensors_stays_zero_and_out_of_the_state(name):
+    agent = SAC(OBS, ACT, CONFIGS[name])
+    train(agent, 0, 3)
+    for weights in (agent.actor_weights, agent.critic_weights, agent.target_weights):
+        size = weights.master.numel()
+        for whole in (weights.padded_master, weights.padded_gradient):
+            assert whole.numel() % 16 == 0 and whole.numel() - size < 16
+            assert not whole[size:].any()
+        assert weights.state_dict().shape == (size,)
+    for optimizer, flat in (
+        (agent.actor_optimizer, agent.actor_flat),
+        (agent.critic_optimizer, agent.critics_flat),
+    ):
+        state = optimizer.state_dict()
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == flat.shape
+        assert state["exp_avg"].any() and state["step"] > 0
