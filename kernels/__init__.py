@@ -7,6 +7,7 @@ from fastsac.kernels.categorical_td_loss import (
     categorical_td_gradient,
     categorical_td_loss,
 )
+from fastsac.kernels.compiler import strict_kernels
 from fastsac.kernels.polyak import polyak_
 from fastsac.kernels.replay_gather import replay_gather
 from fastsac.kernels.soft_td_target import soft_td_target
@@ -22,6 +23,7 @@ __all__ = [
     "polyak_",
     "replay_gather",
     "soft_td_target",
+    "strict_kernels",
     "tanh_gaussian",
     "tanh_gaussian_gradient",
 ]

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastsac.kernels.compiler import cdiv, jit, require, runs_on, tl
+from fastsac.kernels.compiler import cdiv, jit, require, run, tl
 from fastsac.kernels.polyak import moved
 
 _BLOCK = 1024
@@ -73,9 +73,10 @@ def _square_sums(
 @jit
 def _count(
     sums,  # (num_sums,)
-    step,  # in and out () float32, as are those below
+    step,  # () float32, as are those below
     skipped,
     skipped_in_a_row,
+    counted,  # out (3,): what the three will be
     num_sums,
     BLOCK: tl.constexpr,
 ):
@@ -85,9 +86,9 @@ def _count(
         total += tl.load(sums + at, at < num_sums, other=0.0)
     # Not >=: no comparison with a NaN is true.
     skip = tl.where(tl.sum(total, axis=0) < float("inf"), 0.0, 1.0)
-    tl.store(step, tl.load(step) + 1.0 - skip)
-    tl.store(skipped, tl.load(skipped) + skip)
-    tl.store(skipped_in_a_row, (tl.load(skipped_in_a_row) + 1.0) * skip)
+    tl.store(counted, tl.load(step) + 1.0 - skip)
+    tl.store(counted + 1, tl.load(skipped) + skip)
+    tl.store(counted + 2, (tl.load(skipped_in_a_row) + 1.0) * skip)
 
 
 @jit
@@ -97,8 +98,10 @@ def _forward(
     exp_avg,
     exp_avg_sq,
     target,  # the parameter again where there is none
-    step,  # () float32, the number of this step
-    skipped_in_a_row,  # () float32, above 0 where this step is one of them
+    counted,  # (3,) what the next three will be, () float32 and out
+    step,
+    skipped,
+    skipped_in_a_row,
     learning_rate,  # () float32
     tau,  # () float32
     weight_decay,
@@ -114,9 +117,14 @@ def _forward(
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
-    moves = at < tl.where(tl.load(skipped_in_a_row) > 0.0, 0, size)
+    number, in_a_row = tl.load(counted), tl.load(counted + 2)
+    if tl.program_id(0) == 0:
+        tl.store(step, number)
+        tl.store(skipped, tl.load(counted + 1))
+        tl.store(skipped_in_a_row, in_a_row)
+    moves = at < tl.where(in_a_row > 0.0, 0, size)
     # 1 - 0.999^t has 4 digits in float32.
-    t = tl.load(step).to(tl.float64)
+    t = number.to(tl.float64)
     correction1 = (1.0 - tl.exp(t * LOG_BETA1)).to(tl.float32)
     correction2 = tl.sqrt((1.0 - tl.exp(t * LOG_BETA2)).to(tl.float32))
     rate = tl.load(learning_rate)
@@ -154,15 +162,17 @@ def fused(
     programs = cdiv(size, _BLOCK)
     sums = torch.empty(programs, dtype=torch.float32, device=parameter.device)
     _square_sums[(programs,)](gradient, sums, size, BLOCK=_BLOCK)
-    _count[(1,)](sums, *state[2:], programs, BLOCK=_BLOCK)
+    counted = torch.empty(3, dtype=torch.float32, device=parameter.device)
+    _count[(1,)](sums, *state[2:], counted, programs, BLOCK=_BLOCK)
+    # The first to write to what it was given: should one not compile, nothing has changed.
     _forward[(programs,)](
         parameter,
         gradient,
         state.exp_avg,
         state.exp_avg_sq,
         parameter if target is None else target,
-        state.step,
-        state.skipped_in_a_row,
+        counted,
+        *state[2:],
         learning_rate,
         learning_rate if tau is None else tau,
         weight_decay,
@@ -266,6 +276,5 @@ def adam_polyak_(
         require(name, tensor, parameter.shape, parameter)
         if not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous: it is read and written as one block")
-    implementation = fused if runs_on(parameter) else reference
-    scalars = (learning_rate, weight_decay)
-    implementation(parameter, gradient, state, *scalars, target, tau, zero_gradient)
+    arguments = (parameter, gradient, state, learning_rate, weight_decay, target, tau)
+    run(parameter, fused, reference, *arguments, zero_gradient)

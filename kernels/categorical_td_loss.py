@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from fastsac.kernels.compiler import jit, next_power_of_2, require, runs_on, tl
+from fastsac.kernels.compiler import jit, next_power_of_2, require, run, tl
 from fastsac.kernels.soft_td_target import Reduction
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
@@ -297,8 +297,7 @@ def categorical_td_loss(
             support.
     """
     _check(logits, next_logits, transitions, atoms, reduction)
-    implementation = fused if runs_on(logits) else reference
-    return implementation(logits, next_logits, transitions, atoms, reduction)
+    return run(logits, fused, reference, logits, next_logits, transitions, atoms, reduction)
 
 
 @torch.no_grad()
@@ -325,8 +324,8 @@ def categorical_td_gradient(
     """
     _check(logits, next_logits, transitions, atoms, reduction)
     require("loss_grad", loss_grad, logits.shape[:2], logits)
-    implementation = fused_gradient if runs_on(logits) else reference_gradient
-    return implementation(loss_grad, logits, next_logits, transitions, atoms, reduction)
+    arguments = (loss_grad, logits, next_logits, transitions, atoms, reduction)
+    return run(logits, fused_gradient, reference_gradient, *arguments)
 
 
 def _check(

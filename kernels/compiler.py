@@ -1,7 +1,10 @@
-"""What kernels are written with: Triton where it is installed, and the check of an argument."""
+"""What kernels are written with: Triton if installed, an argument's check, kernel or reference."""
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,7 +14,11 @@ try:
 except ImportError:  # it has wheels for Linux alone; the torch references need none
     triton = tl = None
 
-__all__ = ["cdiv", "jit", "next_power_of_2", "require", "runs_on", "tl"]
+__all__ = ["cdiv", "jit", "next_power_of_2", "require", "run", "runs_on", "strict_kernels", "tl"]
+
+T = TypeVar("T")
+_strict = ContextVar("strict_kernels", default=False)
+_failed: set[str] = set()  # modules whose kernels did not run
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -22,6 +29,50 @@ def jit(function: Callable[..., Any]) -> Any:
 def runs_on(tensor: torch.Tensor) -> bool:
     """Whether kernels take this tensor: float32 on a CUDA device, with Triton installed."""
     return tensor.is_cuda and tensor.dtype == torch.float32 and triton is not None
+
+
+@contextmanager
+def strict_kernels(strict: bool = True) -> Iterator[None]:
+    """Within it a kernel that fails raises instead of leaving its place to torch's operations."""
+    token = _strict.set(strict)
+    try:
+        yield
+    finally:
+        _strict.reset(token)
+
+
+def run(
+    like: torch.Tensor, fused: Callable[..., T], reference: Callable[..., T], *arguments: Any
+) -> T:
+    """Calls fused where kernels take tensors like ``like``, and otherwise the reference.
+
+    Where a kernel does not compile or launch (no C compiler for Triton's launcher, an unknown GPU)
+    the reference takes its place, and that of the module's other kernels, until the process ends;
+    one warning says so. fused must have written to none of its arguments when it raises. What a
+    GPU reports later than at the launch, and the backward pass of autograd's, raise all the same.
+
+    Raises:
+        Exception: what fused raises, within ``strict_kernels``.
+        torch.OutOfMemoryError: fused found no memory for what it returns.
+    """
+    strict = _strict.get()
+    if not runs_on(like) or (fused.__module__ in _failed and not strict):
+        return reference(*arguments)
+    try:
+        return fused(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if strict:
+            raise
+        _failed.add(fused.__module__)
+        logging.getLogger("fastsac").warning(
+            "%s runs as operations of torch, more slowly: its kernel failed with %s: %s",
+            fused.__module__,
+            type(error).__name__,
+            error,
+        )
+    return reference(*arguments)
 
 
 def require(name: str, tensor: torch.Tensor, shape: tuple[int, ...], like: torch.Tensor) -> None:

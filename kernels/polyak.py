@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from fastsac.kernels.compiler import cdiv, jit, require, runs_on, tl
+from fastsac.kernels.compiler import cdiv, jit, require, run, tl
 
 _BLOCK = 1024
 
@@ -67,5 +67,5 @@ def polyak_(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tenso
         require("tau", tau, (), target)
     if not target.is_contiguous():
         raise ValueError("target must be contiguous: it is written in place")
-    (fused if runs_on(target) else reference)(target, source, tau)
+    run(target, fused, reference, target, source, tau)
     return target

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, runs_on, tl
+from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, run, tl
 
 EPSILON = 1e-8  # added to the variance, for observations that never change
 _TILE = 512  # elements a program
@@ -164,5 +164,4 @@ def replay_gather(
     for name, tensor in (("mean", mean), ("var", var)):
         if tensor is not None:
             require(name, tensor, (obs_dim,), rows)
-    implementation = fused if runs_on(rows) else reference
-    return implementation(rows, index.contiguous(), action_dim, mean, var)
+    return run(rows, fused, reference, rows, index.contiguous(), action_dim, mean, var)

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from fastsac.kernels.compiler import cdiv, jit, require, runs_on, tl
+from fastsac.kernels.compiler import cdiv, jit, require, run, tl
 
 Reduction = Literal["min", "mean"]
 _BLOCK = 256
@@ -131,5 +131,5 @@ def soft_td_target(
         require(name, tensor, next_q.shape[1:], next_q)
     require("alpha", alpha, (), next_q)
     require("discount", discount, next_q.shape[1:] if discount.dim() else (), next_q)
-    implementation = fused if runs_on(next_q) else reference
-    return implementation(reward, terminated, next_q, next_log_prob, alpha, discount, reduction)
+    arguments = (reward, terminated, next_q, next_log_prob, alpha, discount, reduction)
+    return run(next_q, fused, reference, *arguments)

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, runs_on, tl
+from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, run, tl
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _MAX_COLUMNS = 128  # wider actions are summed in steps of that many
@@ -224,8 +224,7 @@ def tanh_gaussian(
     """
     require("log_std", log_std, mean.shape, mean)
     require("noise", noise, mean.shape, mean)
-    implementation = fused if runs_on(mean) else reference
-    return implementation(mean, log_std, noise, log_std_min, log_std_max)
+    return run(mean, fused, reference, mean, log_std, noise, log_std_min, log_std_max)
 
 
 @torch.no_grad()
@@ -255,6 +254,5 @@ def tanh_gaussian_gradient(
     for name, tensor in (("log_std", log_std), ("noise", noise), ("action_grad", action_grad)):
         require(name, tensor, mean.shape, mean)
     require("log_prob_grad", log_prob_grad, mean.shape[:1], mean)
-    implementation = fused_gradient if runs_on(mean) else reference_gradient
-    grads = (action_grad, log_prob_grad)
-    return implementation(mean, log_std, noise, *grads, log_std_min, log_std_max)
+    arguments = (mean, log_std, noise, action_grad, log_prob_grad, log_std_min, log_std_max)
+    return run(mean, fused_gradient, reference_gradient, *arguments)

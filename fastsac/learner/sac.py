@@ -1,13 +1,15 @@
 """Soft Actor-Critic (arXiv 1801.01290 with a fixed temperature, 1812.05905 with a learned one)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 
-from fastsac.kernels import tanh_gaussian
+from fastsac.kernels import strict_kernels, tanh_gaussian
 from fastsac.learner.config import SACConfig
-from fastsac.learner.cuda_graph import GraphedCall
+from fastsac.learner.cuda_graph import Fallback, GraphedCall
 from fastsac.learner.flat_weights import float32_matmuls
 from fastsac.learner.gradient_step import Metrics, gradient_step
 from fastsac.learner.replay import Batch, ReplayBuffer
@@ -20,7 +22,12 @@ _UPDATES_PER_GRAPH = 64
 class SAC(LearnerState):
     """The learner: acts, and learns from batches or straight from a replay.
 
-    Its arguments and attributes are ``LearnerState``'s.
+    Its arguments and attributes are ``LearnerState``'s, and one more.
+
+    Args:
+        strict: on a GPU, a kernel that does not compile or launch and a CUDA graph that cannot be
+            captured raise what went wrong. Otherwise torch's operations and eager calls take their
+            place, after one warning each.
     """
 
     def __init__(
@@ -30,8 +37,10 @@ class SAC(LearnerState):
         config: SACConfig = SACConfig(),  # noqa: B008  (frozen)
         device: str | torch.device = "cpu",
         seed: int = 0,
+        strict: bool = False,
     ):
         super().__init__(obs_dim, action_dim, config, device, seed)
+        self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
 
@@ -58,7 +67,7 @@ class SAC(LearnerState):
         if key not in self._graphed:
             held = torch.empty(obs.shape, device=self.device)
             act = partial(self._act, held, deterministic)
-            self._graphed[key] = GraphedCall(act, self.device, [self.generator])
+            self._graphed[key] = GraphedCall(act, self.device, [self.generator], self._fallback)
             self._held_obs[key] = held
         self._held_obs[key].copy_(obs)
         return self._graphed[key]().clone()  # the graph's own output is overwritten next time
@@ -87,7 +96,7 @@ class SAC(LearnerState):
             obs=self.normalized(batch.obs), next_obs=self.normalized(batch.next_obs)
         )
         with_actor = (self.updates + 1) % self.config.policy_delay == 0
-        with float32_matmuls(self.config.precision):
+        with self._computing():
             metrics = gradient_step(self, batch, with_actor)
         self.updates += 1
         return metrics
@@ -127,7 +136,8 @@ class SAC(LearnerState):
                     partial(self._learn, *arguments),
                     [self.generator, replay.generator],
                 )
-                self._graphed[arguments] = GraphedCall(block, self.device, generators)
+                call = GraphedCall(block, self.device, generators, self._fallback)
+                self._graphed[arguments] = call
             metrics |= self._graphed[arguments]()
             self.updates += count
             num_updates -= count
@@ -158,12 +168,17 @@ class SAC(LearnerState):
             if tuple(tensor.shape) != shape or not count:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with float32_matmuls(self.config.precision), strict_kernels(self._fallback.strict):
+            yield
+
     def _act(self, obs: torch.Tensor, deterministic: bool) -> torch.Tensor:
-        with float32_matmuls(self.config.precision):
+        with self._computing():
             mean, log_std = self.actor(self.normalized(obs))
-        if deterministic:
-            return torch.tanh(mean)
-        return tanh_gaussian(mean, log_std, self.noise(mean), *self.log_std_clamps)[0]
+            if deterministic:
+                return torch.tanh(mean)
+            return tanh_gaussian(mean, log_std, self.noise(mean), *self.log_std_clamps)[0]
 
     def _learn(
         self, replay: ReplayBuffer, batch_size: int, num_updates: int, first: int
@@ -171,7 +186,7 @@ class SAC(LearnerState):
         """The updates number first ... first + num_updates of a policy delay's cycle."""
         metrics: Metrics = {}
         delay, last = self.config.policy_delay, first + num_updates
-        with float32_matmuls(self.config.precision):
+        with self._computing():
             for number in range(first + 1, last + 1):
                 batch = replay.sample(batch_size, self.normalizer)
                 # Losses are for the reader alone: of the last update with the actor, and later.

@@ -84,6 +84,8 @@ class TrainConfig:
     """Send config and metrics to Weights & Biases too; WANDB_MODE=offline keeps them in wandb/."""
     profile: bool = False
     """Write trace.json, some vector steps after learning began, for a browser's trace viewer."""
+    strict: bool = False
+    """End the run where a GPU's kernel or CUDA graph fails, instead of going on more slowly."""
     run_dir: str | None = None
     """Where the run is written; None is runs/TASK-DATE-TIME."""
     sac: tyro.conf.OmitArgPrefixes[SACConfig] = SACConfig()

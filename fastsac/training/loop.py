@@ -23,6 +23,7 @@ _CHANGEABLE = {
     "checkpoint_replay",
     "log_seconds",
     "profile",
+    "strict",
     "wandb",
 }
 

@@ -51,7 +51,7 @@ class TrainingState:
         if line := notice(config, self.env):  # before the learner warns of anything
             print(line, file=sys.stderr, flush=True)
         self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
-        self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed)
+        self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed, config.strict)
         self.returns = NStepReturns(config.n_step, config.sac.gamma)
         self.steps = self.updates = 0
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)

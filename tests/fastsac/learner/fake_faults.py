@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import torch
 
-from fastsac.kernels import adam_polyak_, polyak_, replay_gather, tanh_gaussian
+from fastsac.kernels import adam_polyak_, compiler, polyak_, replay_gather, tanh_gaussian
 from fastsac.learner import losses
 from fastsac.learner.replay import ReplayBuffer
 
@@ -144,6 +144,14 @@ def moved_scalar(learning):
 
     agent.observe = faulty
     yield
+
+
+@contextmanager
+def without_kernels(learning):
+    """As after the failure of each; no fault."""
+    modules = {name for name in sys.modules if name.startswith("fastsac.kernels.")}
+    with patch.object(compiler, "_failed", modules):
+        yield
 
 
 # What is planted, and what of the complaints says so.

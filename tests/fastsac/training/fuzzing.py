@@ -78,6 +78,7 @@ SANE = {
     "log_seconds": positive,
     "wandb": flag_value,
     "profile": flag_value,
+    "strict": flag_value,
     "run_dir": optional(lambda x: type(x) is str and x != "" and "\0" not in x),
     "sac": lambda x: type(x) is SACConfig,
 }

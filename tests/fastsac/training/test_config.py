@@ -43,6 +43,7 @@ FLAGS = {
     "log_seconds": ("0.5", 0.5),
     "wandb": ("", True),
     "profile": ("", True),
+    "strict": ("", True),
     "run_dir": ("here", "here"),
     "hidden_sizes": ("64 32 16", (64, 32, 16)),
     "num_critics": ("4", 4),
