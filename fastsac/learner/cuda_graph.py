@@ -1,6 +1,6 @@
 """Functions of fixed tensors that run as one CUDA graph on a GPU, and as they are elsewhere.
 
-The claims about torch are of what it says and does in version 2.13; the places are named.
+What is said of torch was read in its sources, of 2.13 where no other is named.
 """
 
 import logging
@@ -102,13 +102,15 @@ class GraphedCall:
         cause: Exception | None = None
         try:
             for generator in self._generators:
-                # Kernels captured with an unregistered generator raise; a registered one's offset
-                # is a tensor that each replay fills and moves on by what the graph draws, as eager
-                # calls would (ATen/cuda/CUDAGeneratorImpl.h, "CUDA Graph-safe RNG states").
+                # Its offset is a tensor that each replay fills, and moves on by what the graph
+                # draws, as eager calls would (ATen/cuda/CUDAGeneratorImpl.h, "CUDA Graph-safe RNG
+                # states"). Until 2.11 one that is not registered raises (CUDAGeneratorImpl.cpp,
+                # CUDAGeneratorState::increase).
                 graph.register_generator_state(generator)
             # What is allocated meanwhile comes from a pool that the graph has for itself, so
             # nothing else writes there while the graph lives (ATen/cuda/CUDAGraph.cpp,
-            # capture_begin; CUDACachingAllocator.cpp, "Interaction with CUDA graph capture").
+            # capture_begin and reset; CUDACachingAllocator.cpp, "Interaction with CUDA graph
+            # capture").
             # JAX's threads may call CUDA meanwhile: "thread_local will only error for actions in
             # the current thread" (torch/cuda/graphs.py, CUDAGraph.capture_begin).
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
@@ -134,12 +136,16 @@ class GraphedCall:
         return graph
 
     def _recover(self, current: torch.cuda.Stream) -> None:
-        """Undoes what a failed capture leaves behind, the function's outputs among it."""
+        """Undoes what a failed capture leaves behind.
+
+        Not all: CUDAGraph.capture_end raises before it gives up its pool, so that a call's worth of
+        memory stays reserved.
+        """
         self._outputs = None
         # torch.cuda.graph.__exit__ leaves its stream only if ending the capture did not raise.
         torch.cuda.set_stream(current)
         for generator in self._generators:
-            # Until 2.11 a generator's state remembers that it is being captured, until a capture
-            # ends well (CUDAGeneratorImpl.cpp, capture_prologue), and eager draws then raise. A
-            # clone has seed and offset, which a capture does not move.
+            # Until 2.11 the state remembers that it is being captured, until a capture ends well
+            # (CUDAGeneratorImpl.cpp, capture_prologue and capture_epilogue), and eager draws raise.
+            # A clone has the seed and the offset, which a capture does not move.
             generator.graphsafe_set_state(generator.clone_state())
