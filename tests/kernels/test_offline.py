@@ -20,11 +20,12 @@ ENTRIES = sorted(
     if isinstance(node, ast.FunctionDef) and node.name in LAUNCHED
 )
 # The first says which plain minima and maxima a kernel has, which return what is not a NaN; the
-# other denies a kernel registers.
+# second denies a kernel registers; the third counts what the launcher says that 16 divides.
 PLANTED = """
 import json, re, sys
-import triton
+import torch, triton
 from triton.backends.compiler import GPUTarget
+from fastsac.kernels.polyak import fused
 import offline
 
 found = [source for call in offline.calls() for source in offline.sources(call)]
@@ -33,6 +34,10 @@ for name, source in found:
     print(json.dumps({"kernel": name, "plain": re.findall(r"(min|max)\\.f32", ptx)}))
 report = offline.resources(dict(found)["categorical_td_loss._forward"], 90, maxnreg=24)
 print(json.dumps({"kernel": "starved", **report}))
+x = torch.empty(4100)
+for name, x in ("none", x[:4096]), ("size", x), ("at", x[1:4097]):
+    ((_, source),) = offline.sources(lambda: fused(x, torch.empty(len(x)), 0.5))
+    print(json.dumps({"kernel": f"odd {name}", "divisible": sum(map(bool, source.attrs.values()))}))
 """
 
 
@@ -78,6 +83,12 @@ def test_a_kernel_that_lacks_registers_is_seen_to_spill(planted):
     (starved,) = (row for row in planted if row["kernel"] == "starved")
     assert starved["registers"] <= 24
     assert starved["spill_stores"] > 0 and starved["spill_loads"] > 0
+
+
+def test_a_launch_is_compiled_with_the_alignment_that_it_has(planted):
+    divisible = {r["kernel"]: r["divisible"] for r in planted if r["kernel"].startswith("odd")}
+    # Of target, source, tau and size; a tensor's address counts, and the size of all of them.
+    assert divisible == {"odd none": 4, "odd size": 3, "odd at": 3}
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
