@@ -76,8 +76,9 @@ _FLOAT64 = {
     "observe": {"aten::add", "aten::div", "aten::reciprocal", "aten::mul", "aten::_to_copy"}
     | {"aten::where", "aten::copy_"},
 }
-_READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
+_READS = {f"aten::{x}" for x in ("_local_scalar_dense", "nonzero", "masked_select", "equal")}
 _ALLOCATES = {f"aten::{x}" for x in ("empty", "empty_like", "new_empty", "empty_strided")}
+# Of arguments that need not be contiguous, what their rows' distance is handed over as.
 _STRIDE_OF = {"mean": "mean_row", "log_std": "log_std_row", "next_q": "member_stride"}
 
 
@@ -96,7 +97,9 @@ class Watch(TorchDispatchMode):
         self.complaints, self.matmuls = [], set()
         self.torch_launches, self.triton_launches = Counter(), Counter()
         self._launches, self._part, self._graph = launches, "", None
+        # Storages: of a call made by the graph, of a call read from outside, of each graph's first.
         self._made, self._read, self._memory = set(), {}, {}
+        self._kept = []  # so that no address is used again
 
     @contextmanager
     def part(self, name):
@@ -129,7 +132,7 @@ class Watch(TorchDispatchMode):
         kwargs, name = kwargs or {}, function._schema.name
         if function.namespace != "aten":  # prim.device: a question
             return function(*args, **kwargs)
-        if any(name == f"aten::{x}" for x in _READS):
+        if name in _READS:
             self._complain(f"{name} waits for the device")
         taken = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         # In place, and torch has no fake of it.
@@ -150,7 +153,7 @@ class Watch(TorchDispatchMode):
             self._note_memory(taken)
             if not function.is_view:
                 self._made |= {x.untyped_storage()._cdata for x in made} - self._read.keys()
-                self._kept = [*getattr(self, "_kept", ()), *made]  # addresses are not used again
+                self._kept += made
         if not function.is_view and name not in _ALLOCATES:
             self.torch_launches[self._part, self._graph is not None] += 1
         return result
