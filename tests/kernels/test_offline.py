@@ -44,6 +44,8 @@ for name, x in ("none", x[:4096]), ("size", x), ("at", x[1:4097]):
 def rows(*arguments):
     """The JSON lines of a Python that compiles kernels instead of interpreting them."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    # Where PYTHONSAFEPATH is set (make test-gpu), the folder is not looked into.
+    environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=Path(__file__).parent,

@@ -134,7 +134,7 @@ def test_every_launch_compiles_for_an_h100_as_it_was_launched(report):
 def test_the_optimizers_of_networks_load_16_bytes_at_a_time(report):
     rows = [row for row in report["kernels"] if row["kernel"] == "adam_polyak._forward"]
     rows = [row for row in rows if row["sizes"]["size"] > 1]  # the temperature is one number
-    assert len(rows) > 3
+    assert len(rows) == 2  # with a target and without: all sizes are multiples of 16 alike
     for row in rows:
         scalars = 4  # step, skipped_in_a_row, learning_rate and, with a target, tau
         assert row["loads"] - row["wide_loads"] in (scalars - 1, scalars), row
