@@ -13,6 +13,7 @@ import torch
 
 from fastsac.bench import compare, envs, kernels, learner, learning, page, train
 from fastsac.bench.harness import NOT_BEGUN, Case, run
+from fastsac.bench.offline import command as offline
 from fastsac.errors import ConfigError, RunError
 from fastsac.parser import Parser
 
@@ -23,7 +24,12 @@ _LEVELS = {
     "envs": envs.cases,
 }
 # The other commands, with flags of their own: fastsac bench NAME --help.
-_COMMANDS = {"learning": learning.main, "compare": compare.main, "page": page.main}
+_COMMANDS = {
+    "learning": learning.main,
+    "compare": compare.main,
+    "page": page.main,
+    "offline": offline.main,
+}
 _REPETITIONS, _QUICK_REPETITIONS = 9, 5
 _QUICK_SECONDS = 210.0  # with the case under way and the training, five minutes on two cores
 # Level 4 of --quick: a training of half a minute, which shows that it runs, not what it can reach.

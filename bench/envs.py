@@ -6,7 +6,7 @@ reset. Peers are in bench.peers.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -150,6 +150,22 @@ def started_mjx(suite: Suite, num_envs: int) -> tuple[MjxEngine, mjx.Data, dict[
     return engine, engine._worlds.data, engine._worlds.model_fields
 
 
+def bare_physics(engine: MjxEngine) -> Callable[..., mjx.Data]:
+    """Returns mjx.step of all worlds, as often as a control step has it, to be jitted.
+
+    It takes the worlds, their model fields and the controls (B, A), and returns the worlds.
+    """
+
+    def substeps(data: mjx.Data, fields: dict[str, jax.Array]) -> mjx.Data:
+        model, count = engine._with(fields), engine.suite.substeps
+        return jax.lax.fori_loop(0, count, lambda _, data: mjx.step(model, data), data)
+
+    def physics(worlds: mjx.Data, fields: dict[str, jax.Array], control: jax.Array) -> mjx.Data:
+        return jax.vmap(substeps)(worlds.replace(ctrl=control), fields)
+
+    return physics
+
+
 def _open_mjx_physics(task: str, num_envs: int) -> Any:
     """Bare mjx.step, as often as a control step has it, from our worlds' initial states."""
     suite = load_suite(find(task))
@@ -158,13 +174,7 @@ def _open_mjx_physics(task: str, num_envs: int) -> Any:
     device.require_one()
     engine, worlds, fields = started_mjx(suite, num_envs)
 
-    def substeps(data: mjx.Data, fields: dict[str, jax.Array]) -> mjx.Data:
-        model = engine._with(fields)
-        return jax.lax.fori_loop(0, suite.substeps, lambda _, data: mjx.step(model, data), data)
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(worlds: mjx.Data, fields: dict[str, jax.Array], control: jax.Array) -> mjx.Data:
-        return jax.vmap(substeps)(worlds.replace(ctrl=control), fields)
+    step = jax.jit(bare_physics(engine), donate_argnums=0)
 
     def step_on(control: jax.Array) -> None:
         nonlocal worlds
