@@ -7,6 +7,9 @@ in the same order, so the one is read beside the other.
 How a thunk runs is in XLA's source (xla/backends/gpu/runtime, read 2026-11): WhileThunk runs its
 body so often if it knows how often; otherwise it runs the condition before each round, copies the
 answer to the host and waits for it there, so r rounds are r + 1 waits.
+
+XLA puts runs of thunks into command buffers, which are CUDA graphs: what the host then launches is
+in ``thunk_sequence_after_thunk_passes.txt``, which is read alike, a graph as one launch.
 """
 
 import dataclasses
@@ -37,11 +40,13 @@ class Launches:
         kernels: of XLA's own.
         library: calls of cuSOLVER, cuBLAS and CUB, each of which launches one kernel or more.
         copies: on the device, and fills.
+        graphs: CUDA graphs (XLA's command buffers), each with all that it holds.
     """
 
     kernels: int = 0
     library: int = 0
     copies: int = 0
+    graphs: int = 0
 
     def __add__(self, other: "Launches") -> "Launches":
         return Launches(*(a + b for a, b in zip(self.parts, other.parts, strict=True)))
@@ -50,9 +55,9 @@ class Launches:
         return Launches(*(part * times for part in self.parts))
 
     @property
-    def parts(self) -> tuple[int, int, int]:
-        """The three numbers."""
-        return self.kernels, self.library, self.copies
+    def parts(self) -> tuple[int, int, int, int]:
+        """The four numbers."""
+        return self.kernels, self.library, self.copies, self.graphs
 
     @property
     def total(self) -> int:
@@ -95,7 +100,7 @@ def read(thunks: str, hlo: str) -> Block:
     """Returns a program's launches.
 
     Args:
-        thunks: the text of its ``thunk_sequence.txt``.
+        thunks: the text of its ``thunk_sequence.txt``, or of the one after thunk passes.
         hlo: its optimised HLO module, scheduled.
 
     Raises:
@@ -145,6 +150,8 @@ class _Lines:
     def __init__(self, text: str):
         # An empty sequence is "No thunks." without an end of its line.
         text = text.replace("No thunks.", "\n")
+        # A sequential thunk's first one follows on its own line.
+        text = re.sub(r"(: kSequential\b[^\n]*?)( +\d+: k)", r"\1\n\2", text)
         self._lines = [line for line in text.splitlines() if line.strip()]
         self._at = 0
 
@@ -165,7 +172,7 @@ def _block(lines: _Lines, depth: int, loops: "Iterator[_Named]") -> Block:
     """Reads the thunks that are indented so deep, and those within them."""
     own, found = Launches(), list[Loop]()
     while (line := lines.peek()) and (match := _THUNK.match(line)):
-        indent, kind = len(match[1]) // 2, match[2]
+        indent, kind = _indent(match), match[2]
         if indent < depth:
             break
         lines.next()
@@ -178,13 +185,33 @@ def _block(lines: _Lines, depth: int, loops: "Iterator[_Named]") -> Block:
             lines.expect("body:")
             body = _block(lines, indent + 2, iter(named.body))
             found.append(Loop(named.trips, condition, body))
+        elif kind == "kCommandBuffer":
+            _skip_graph(lines, indent, loops)
         own += _launch(kind)
     if next(loops, None) is not None:
         raise ValueError("fewer while thunks than the HLO has loops")
     return Block(own, tuple(found))
 
 
+def _skip_graph(lines: _Lines, depth: int, loops: "Iterator[_Named]") -> None:
+    """Passes over what a command buffer holds: its loops run on the device."""
+    while (line := lines.peek()) and not (
+        (match := _THUNK.match(line)) and _indent(match) <= depth
+    ):
+        if match is None and line.strip() not in ("condition:", "body:"):
+            break
+        lines.next()
+        if match and match[2] == "kWhile" and _indent(match) == depth + 2:
+            next(loops, None)
+
+
+def _indent(match: re.Match[str]) -> int:
+    return len(match[1]) // 2
+
+
 def _launch(kind: str) -> Launches:
+    if kind == "kCommandBuffer":
+        return Launches(graphs=1)
     if kind in _KERNELS:
         return Launches(kernels=1)
     if kind in _LIBRARY:

@@ -58,17 +58,19 @@ def main(request: dict[str, Any], dumps: Path) -> dict[str, Any]:
     compiled = lowered.compile()
     compiled_after = time.perf_counter() - start - lowered_after
     hlo = compiled.as_text() or ""
-    block = launches.read(_dumped(dumps, "thunk_sequence.txt"), hlo)
+    (thunks,) = _dumped(dumps, ".thunk_sequence.txt")
+    (with_graphs,) = _dumped(dumps, ".thunk_sequence_after_thunk_passes.txt")
     return {
         "lower_s": round(lowered_after, 1),
         "compile_s": round(compiled_after, 1),
         **_memory(compiled.memory_analysis(), engine, request["num_envs"]),
         **dots(lowered.as_text()),
-        "tf32_instructions": _dumped(dumps, ".ptx").count(".tf32"),
+        "tf32_instructions": sum(ptx.count(".tf32") for ptx in _dumped(dumps, ".ptx")),
         "f64": bool(re.search(r"\bf64\[", hlo)),
         "row_major": are_row_major(hlo, _TO_TORCH[request["program"]]),
         "substeps": suite.substeps,
-        "launches": dataclasses.asdict(block),
+        "launches": dataclasses.asdict(launches.read(thunks, hlo)),
+        "of_host": dataclasses.asdict(launches.read(with_graphs, hlo)),
     }
 
 
@@ -152,12 +154,9 @@ def are_row_major(hlo: str, count: int) -> bool:
     return True
 
 
-def _dumped(dumps: Path, ending: str) -> str:
-    """Returns the one file that XLA wrote with this ending."""
-    found = [path for path in dumps.iterdir() if path.name.endswith(ending)]
-    if len(found) != 1:
-        raise RuntimeError(f"XLA dumped {len(found)} files that end in {ending}")
-    return found[0].read_text()
+def _dumped(dumps: Path, ending: str) -> list[str]:
+    """Returns the files that XLA wrote with this ending; PTX is in one a kernel."""
+    return [path.read_text() for path in sorted(dumps.glob(f"*{ending}"))]
 
 
 if __name__ == "__main__":

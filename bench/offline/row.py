@@ -77,7 +77,7 @@ class Step:
             if self.reset
             else Launches(),
         }
-        return {name: list(of.parts) for name, of in parts.items()}
+        return {name: list(of.parts[:3]) for name, of in parts.items()}
 
     def line_search_rounds(self) -> list[int]:
         """Returns the rounds of each line search of a round of the solvers."""
@@ -127,10 +127,14 @@ def summary(row: Row) -> Row:
 
 def _summed(row: Row, program: str, resets: bool) -> Row:
     found, most = row["programs"][program], row["rounds"]["most"]
-    step = Step(block_of(found["launches"]), found["substeps"], row["ls_iterations"], resets)
+    step, of_host = (
+        Step(block_of(found[name]), found["substeps"], row["ls_iterations"], resets)
+        for name in ("launches", "of_host")
+    )
     return {
         "total": step.total(most).total,
         "total_with_mean_rounds": step.total(round(row["rounds"]["mean"])).total,
+        "of_host": of_host.total(most).total,
         "library_calls": step.total(most).library,
         "host_waits": step.waits(most),
         "solvers": len(step.solvers),

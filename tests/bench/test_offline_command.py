@@ -18,7 +18,7 @@ PROGRAM = {
     **{f"{name}_bytes": 2**20 for name in ("argument", "output", "donated", "temporary", "code")},
     **{"lower_s": 1.0, "compile_s": 2.0, "world_bytes": 64, "sizes_of_a_world": 2.5},
     **{"dots_default": 3, "dots_higher": 4, "tf32_instructions": 0, "f64": False},
-    **{"row_major": True, "substeps": 1, "launches": BLOCK},
+    **{"row_major": True, "substeps": 1, "launches": BLOCK, "of_host": BLOCK},
 }
 ROUNDS = {"most": 4, "mean": 3.2, "how": "by hand"}
 

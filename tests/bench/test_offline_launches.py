@@ -187,13 +187,30 @@ def test_an_empty_condition_is_none():
     assert read(thunks, HLO).loops[1].condition.own == Launches()
 
 
+def test_a_sequential_thunk_has_its_first_one_on_its_line():
+    thunks = "000: kSequential\t[source | sink]   001: kCopy\t(a)\n  002: kTriangularSolve\t(b)\n\n"
+    thunks += "003: kKernel\t(a)\n"
+    without = HLO[: HLO.index("  %while.1")] + "}\n"
+    assert read(thunks, without).own == Launches(kernels=1, library=1, copies=1)
+
+
+def test_a_graph_is_one_launch_with_its_loops():
+    """The resets in a CUDA graph: no launches of the host's, and no waits."""
+    start = THUNKS.index("018: kKernel")
+    inside = "".join("    " + x if x[:1].isdigit() else x for x in THUNKS[start:].splitlines(True))
+    block = read(THUNKS[:start] + "000: kCommandBuffer\t\n" + inside, HLO)
+    assert block.own == Launches(kernels=1, copies=1, graphs=1)
+    assert [loop.trips for loop in block.loops] == [5]
+
+
 def row(**programs):
     rounds = {"most": 3, "mean": 2.2, "how": "by hand"}
     return {"rounds": rounds, "ls_iterations": 50, "programs": programs}
 
 
 def test_a_row_sums_up_its_programs():
-    found = {"substeps": 5, "launches": dataclasses.asdict(read(THUNKS, HLO))}
+    launches = dataclasses.asdict(read(THUNKS, HLO))
+    found = {"substeps": 5, "launches": launches, "of_host": launches}
     summed = summary(row(step=found, physics=found))
     assert summed["launches"]["total"] == 322 + 20 + 121
     assert summed["launches"]["library_calls"] == 20 and summed["launches"]["host_waits"] == 22
