@@ -103,7 +103,7 @@ def load_tensors(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
     header = content[:_LONGEST_HEADER].partition(b"\n")[0]
     words = header.removeprefix(_MAGIC).split()
-    if not header.startswith(_MAGIC) or len(words) != 2:
+    if len(words) != 2 or header != b" ".join((_MAGIC, *words)):
         raise DamagedError(f"{file} is truncated or not a fastsac checkpoint")
     if words[0] != b"%d" % FORMAT:
         found = words[0].decode(errors="replace")

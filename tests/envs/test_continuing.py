@@ -13,8 +13,6 @@ QUICK = (
     "lqr_lqr_2_1",  # a model a world, termination
     "hopper_hop",  # touch sensors
     "humanoid_run",  # contacts
-    "ball_in_cup_catch",
-    "manipulator_insert_peg",
 )
 WORLDS = 5
 

@@ -106,8 +106,7 @@ def test_they_share_a_model(task, other):
 @pytest.mark.parametrize(
     "task",
     [
-        # lqr compiles for half a minute; its model a world is in the test above.
-        pytest.param(task, marks=() if task in QUICK[:2] else pytest.mark.slow)
+        pytest.param(task, marks=() if task == "acrobot_swingup" else pytest.mark.slow)
         for task in ONE_A_MODEL
     ],
 )

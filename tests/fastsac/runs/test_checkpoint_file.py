@@ -101,6 +101,14 @@ def test_the_newest_good_checkpoint_is_taken_and_the_others_are_named(tmp_path, 
     assert f"none of the 3 checkpoints of {tmp_path} can be read" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("at", [0, 18, 20, 60])
+def test_a_header_is_its_own_to_the_last_byte(at, tmp_path):
+    file = saved(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:at] + b" " + content[at:])
+    assert "fastsac checkpoint" in refusal(file)
+
+
 # A process that may write no file beyond a limit: what a full disk or a quota looks like.
 FULL_DISK = """
 import resource, sys, torch

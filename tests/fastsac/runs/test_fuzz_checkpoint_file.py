@@ -138,7 +138,7 @@ def change_of(draw):
     return draw(st.sampled_from(changes))
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_content(run, goes_on, tmp_path_factory, data):
     state = checkpoint_file.load(run)

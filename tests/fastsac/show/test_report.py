@@ -1,6 +1,7 @@
 """The report: what it says, and what a browser shows on a phone and a desk, light and dark."""
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -195,12 +196,15 @@ BEYOND = """() => [...document.querySelectorAll("body *")]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
     .map(e => e.outerHTML.slice(0, 80))"""
 WIDTHS = """() => [...document.images].map(image => image.complete && image.naturalWidth)"""
-SHOWN = {"phone": (375, 800), "desk": (1280, 900)}
+PHONE, DESK = (375, 800), (1280, 900)
+SHOWN = list(itertools.product([False, True], [PHONE, DESK], ["light", "dark"]))
+QUICK = [(False, DESK, "light"), (True, PHONE, "dark")]  # each of the three both ways
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SHOWN.values(), ids=SHOWN.keys())
-@pytest.mark.parametrize("many", [False, True], ids=["one run", "many runs"])
+@pytest.mark.parametrize(
+    ("many", "size", "scheme"),
+    [pytest.param(*x, marks=() if x in QUICK else pytest.mark.slow) for x in SHOWN],
+)
 def test_in_a_browser(many, size, scheme, browser, finished, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "mp4")
     encode_mp4(tmp_path / "mp4" / "film.mp4")

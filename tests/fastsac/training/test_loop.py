@@ -161,7 +161,12 @@ def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "atoms, task", [(11, "lqr_lqr_2_1"), (11, "cartpole_balance"), (None, "lqr_lqr_2_1")]
+    "atoms, task",
+    [
+        (11, "lqr_lqr_2_1"),
+        (11, "cartpole_balance"),
+        pytest.param(None, "lqr_lqr_2_1", marks=pytest.mark.slow),
+    ],
 )
 def test_rewards_beyond_the_atoms_are_said_once(atoms, task, tmp_path, capsys, few_states_ahead):
     sac = fastsac.SACConfig(hidden_sizes=(16,), num_atoms=atoms)
