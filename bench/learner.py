@@ -126,7 +126,7 @@ def open_ours(batch: int, width: int, updates: int, precision: Precision = "floa
     """Opens fastsac's learner, so many updates a call."""
     where = device.device_type()
     config = SACConfig(hidden_sizes=(width, width), precision=precision)
-    agent = SAC(OBS_DIM, ACTION_DIM, config, where)
+    agent = SAC(OBS_DIM, ACTION_DIM, config, where, strict=True)
     replay = ReplayBuffer(TRANSITIONS, OBS_DIM, ACTION_DIM, where)
     replay.add(*transitions())
     return device.repeated(partial(agent.learn, replay, batch, updates), updates)

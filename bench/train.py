@@ -80,7 +80,8 @@ def _beside_peers(task: str, quick: bool) -> Iterator[Case]:
 
 def _config(task: str, preset: str) -> TrainConfig:
     never = dict.fromkeys(("total_steps", "eval_every", "checkpoint_every"), _ENDLESS)
-    return preset_config(task, preset, replay_capacity=_CAPACITY, checkpoint_replay=False, **never)
+    kept = dict(replay_capacity=_CAPACITY, checkpoint_replay=False, strict=True)
+    return preset_config(task, preset, **kept, **never)
 
 
 def _group(config: TrainConfig, opened: dict[str, Any]) -> Iterator[Case]:

@@ -52,7 +52,7 @@ def run(
     GPU reports later than at the launch, and the backward pass of autograd's, raise all the same.
 
     Raises:
-        Exception: what fused raises, within ``strict_kernels``.
+        Exception: what fused raises, within ``strict_kernels`` or a CUDA graph's capture.
         torch.OutOfMemoryError: fused found no memory for what it returns.
     """
     strict = _strict.get()
@@ -63,7 +63,8 @@ def run(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        if strict:
+        # In a capture it may be another call's fault, and nothing can take its place there.
+        if strict or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
             raise
         _failed.add(fused.__module__)
         logging.getLogger("fastsac").warning(

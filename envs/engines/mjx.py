@@ -62,7 +62,7 @@ class MjxEngine(TracedWorlds):
         self._steps_until_renewal = 0
         self._thread: ThreadPoolExecutor | None = None
         self._sent: Future[tuple[jax.Array, ...]] | None = None
-        self._lent: list[jax.Array] = []
+        self._lent: tuple[jax.Array, ...] = ()
 
         self._start = jax.jit(in_float32(self._start_worlds))
         self._step = jax.jit(in_float32(self._step_worlds), donate_argnums=0)
@@ -94,7 +94,7 @@ class MjxEngine(TracedWorlds):
         ages = self._put(clocks.astype(np.int32))
         filled = self._put(np.array(self._written, np.int32))
         self._worlds, obs = self._start(pool, ages, filled)
-        return self._to_torch(obs)
+        return _finished(_copied(obs))
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send.
@@ -114,8 +114,10 @@ class MjxEngine(TracedWorlds):
         assert self._sent, "send comes first"
         sent, self._sent = self._sent, None
         arrays = sent.result()
-        self._lent.clear()
-        return Step(*map(self._to_torch, arrays))
+        # Until the next ones come, and so until the export of the action between has put XLA's
+        # stream behind the copies: only then may XLA have this memory again.
+        self._lent = arrays
+        return Step(*map(_copied, arrays))
 
     def _dispatch(self, action: jax.Array) -> tuple[jax.Array, ...]:
         """Launches a step, in the engine's thread; jax's settings are a thread's own."""
@@ -128,29 +130,15 @@ class MjxEngine(TracedWorlds):
                 self._renew_pool()
             return step
 
-    def _to_torch(self, array: jax.Array) -> torch.Tensor:
-        """Hands an array to torch.
-
-        On a GPU torch reads later than it is told to, and XLA reuses memory in its own stream's
-        order: a view that torch drops could be written over before it was read. So torch copies
-        into memory of its own (2 MB for 4096 humanoids), and what it copies from stays until the
-        next action was exported, which puts XLA's stream behind these copies.
-        """
-        view = to_torch(array)
-        if not view.is_cuda:
-            return view
-        self._lent.append(array)
-        return view.clone()
-
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; in jax's default float type."""
-        return {k: self._to_torch(v) for k, v in self._current_rows().items()}
+        return {k: _finished(_copied(v)) for k, v in self._current_rows().items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """See Engine.set_state."""
         rows = self._current_rows() | self._cast(state)
         self._worlds, obs = self._set(self._worlds, rows)
-        return self._to_torch(obs)
+        return _finished(_copied(obs))
 
     def state_dict(self) -> dict[str, Any]:
         """See Engine.state_dict; the state goes on to float rounding, not to the last bit."""
@@ -187,6 +175,7 @@ class MjxEngine(TracedWorlds):
         if self._thread:
             self._thread.shutdown()
         self._thread = self._sent = None
+        self._lent = ()
         if self._source:
             self._source.close()
 
@@ -236,6 +225,24 @@ class MjxEngine(TracedWorlds):
         # Committed to the device, as the actions that come through DLPack are: a step that saw the
         # one and then the other would be looked up twice in jit's cache.
         return jax.device_put(value, self._jax_device)
+
+
+def _copied(array: jax.Array) -> torch.Tensor:
+    """Hands an array to torch, on a GPU as a copy in torch's own memory.
+
+    There torch reads later than it is told to, and XLA reuses memory in the order of its own
+    stream: what torch drops could be written over before it was read. The copies of a step are
+    2 MB for 4096 humanoids.
+    """
+    view = to_torch(array)
+    return view.clone() if view.is_cuda else view
+
+
+def _finished(copy: torch.Tensor) -> torch.Tensor:
+    """Waits for a copy that no action's export will order: of a reset, or of a state."""
+    if copy.is_cuda:
+        torch.cuda.current_stream(copy.device).synchronize()
+    return copy
 
 
 def _on_cpu(arrays: dict[str, jax.Array]) -> dict[str, torch.Tensor]:

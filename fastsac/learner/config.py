@@ -126,7 +126,7 @@ class SACConfig:
 
 
 def sac_from_json(text: str) -> SACConfig:
-    """Returns the algorithm of a run's configuration, as ``run_directory.to_json`` writes it.
+    """Returns the algorithm of a run's configuration, as ``training.config.to_json`` writes it.
 
     Raises:
         KeyError, TypeError, ValueError: it is no configuration of this version.

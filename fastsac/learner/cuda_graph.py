@@ -34,8 +34,8 @@ class GraphedCall:
     stay where they are, draws from the given generators alone, and never waits for the device.
 
     Args:
-        function: returns a tensor or a tuple or dict of them; on a GPU they are the same memory
-            at each call from the third on.
+        function: returns a tensor or a tuple or dict of them; of a captured one they are the same
+            memory at each call.
         device: where it runs; on a CPU nothing is captured.
         generators: what the function draws from.
         fallback: shared with calls that use the same generators; None is one of its own.

@@ -112,8 +112,8 @@ class SAC(LearnerState):
             num_updates: as many as between two environment steps.
 
         Returns:
-            ``update``'s scalars, of the last update that has them. On a GPU the next call
-            overwrites them.
+            ``update``'s scalars, of the last update that has them. On a GPU the next call may
+            overwrite them.
 
         Raises:
             ValueError: the replay is empty, on another device, or of another task.

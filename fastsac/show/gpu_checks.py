@@ -241,7 +241,9 @@ class _Loop(TrainingRun):
     def advance(self, until: Callable[[], bool]) -> None:
         """Trains until that is true after a vector step, and until the device has done it."""
         self._until, self.finished = until, False
-        train_loop(self.config, self, StopSignals())
+        with StopSignals() as signals:
+            train_loop(self.config, self, signals)
+        signals.raise_received()
         if self.state.env.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -254,7 +256,7 @@ def throughput(
     device: torch.device, config: TrainConfig | None = None, seconds: float = 5.0
 ) -> str:
     """The training loop runs; says how fast."""
-    config = config or preset_config(_SMALL, "fast", engine="mjx", device=str(device))
+    config = config or preset_config(_SMALL, "fast", engine="mjx", device=str(device), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, run_dir=str(Path(folder) / "run"))
         with _Loop(config) as run:

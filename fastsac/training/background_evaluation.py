@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastsac.envs import VectorEnv, make
-from fastsac.envs.devices import require_jax_cpu
 from fastsac.learner.policy import Policy
 from fastsac.runs.checkpoints import RunCheckpoints
 from fastsac.runs.metrics import MetricsWriter
@@ -98,9 +97,6 @@ class RunEvaluations:
 
     Attributes:
         best: the highest mean return whose policy is on disk.
-
-    Raises:
-        EngineUnavailable: the native engine, which is to evaluate, cannot run here.
     """
 
     def __init__(
@@ -111,8 +107,6 @@ class RunEvaluations:
         checkpoints: RunCheckpoints,
         best: float,
     ):
-        if config.eval_backend == "engine":  # said now rather than at the first evaluation
-            require_jax_cpu()
         self._config, self._state = config, state
         self._metrics, self._checkpoints = metrics, checkpoints
         self._evaluator = BackgroundEvaluator(

@@ -16,12 +16,14 @@ class StopSignals:
     Attributes:
         received: the first of them, or None.
         ignored: those that stay ignored, since the process that started this one ignores them, as
-            nohup and a shell's & do.
+            nohup and a shell's & do; none outside the main thread.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.ignored = [n for n in _SIGNALS if signal.getsignal(n) == signal.SIG_IGN]
+        here = threading.current_thread() is threading.main_thread()
+        ignored = [n for n in _SIGNALS if signal.getsignal(n) == signal.SIG_IGN]
+        self.ignored = ignored if here else []
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":

@@ -56,7 +56,9 @@ class Profiler:
 def _summary(events: list[dict]) -> str:
     physics, updates = (_intervals(events, name) for name in ("physics", "updates"))
     milliseconds = f"{_total(updates) / 1e3:.1f} ms"
-    if any(e.get("cat") == "kernel" for e in events):  # the host did no more than launch them
+    if not physics and any(
+        e.get("cat") == "kernel" for e in events
+    ):  # the host did no more than launch them
         return (
             f"traced {_TRACED_STEPS} vector steps: {milliseconds} to enqueue the updates; what "
             "they and the physics take stands on the GPU's streams in the trace"

@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from fastsac.envs.devices import require_jax_cpu
 from fastsac.errors import NotFiniteError, RunError
 from fastsac.runs.checkpoints import Resumed
 from fastsac.runs.directory import RESULT, RunDirectory, create
@@ -72,6 +73,8 @@ class TrainingRun:
         self.finished = False
         if config.wandb:
             require_wandb()
+        if config.eval_backend == "engine":  # said now rather than at the first evaluation
+            require_jax_cpu()
         with ExitStack() as opened:
             if resumed:  # before the set-up, which takes seconds
                 self._directory = RunDirectory(resumed)

@@ -18,7 +18,7 @@ _UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (0, "s"))
 def notice(config: TrainConfig, env: VectorEnv) -> str:
     """Returns the first line of a run that has no GPU though its settings are for one, or "".
 
-    The time of an update is measured, which takes two of them.
+    The time of an update is measured, which takes a few of them.
     """
     fast = config.preset == "fast" and env.device.type == "cpu"
     slow_worlds = env.engine_name == "mjx" and env.engine.device.type == "cpu"
@@ -54,7 +54,8 @@ def update_seconds(config: TrainConfig, env: VectorEnv) -> float:
         [config.batch_size, wide[k]] if k in wide else [config.batch_size] for k in Batch._fields
     )
     batch = Batch(*(torch.full(shape, 0.5, device=env.device) for shape in shapes))
-    updates = min(config.sac.policy_delay, 2)  # with the actor's turn and without
+    agent.update(batch)  # the first warms up
+    updates = config.sac.policy_delay  # with the actor's turn and without
     start = time.perf_counter()
     for _ in range(updates):
         agent.update(batch)

@@ -280,6 +280,7 @@ def test_training_on_the_gpu(device, tmp_path):
         num_envs=64,
         engine="mjx",
         device=device,
+        strict=True,
         run_dir=str(tmp_path / "r"),
         total_steps=6_400,
         learning_starts=640,

@@ -19,7 +19,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def setup(config, seed=0):
-    agent = SAC(OBS, ACT, config, "cuda", seed)
+    agent = SAC(OBS, ACT, config, "cuda", seed, strict=True)
     replay = ReplayBuffer(5000, OBS, ACT, "cuda", seed)
     g = torch.Generator("cuda").manual_seed(77)
     draw = lambda *shape: torch.randn(*shape, generator=g, device="cuda")  # noqa: E731

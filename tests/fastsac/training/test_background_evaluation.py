@@ -1,6 +1,5 @@
 """Evaluation beside the training: the same figures as in line, errors and the end of a run."""
 
-import dataclasses
 import threading
 import time
 
@@ -10,8 +9,8 @@ import torch
 from fastsac import SAC, SACConfig
 from fastsac.envs import EngineUnavailable
 from fastsac.learner.policy import Policy
-from fastsac.training import background_evaluation
-from fastsac.training.background_evaluation import BackgroundEvaluator, RunEvaluations
+from fastsac.training import run
+from fastsac.training.background_evaluation import BackgroundEvaluator
 from fastsac.training.config import EVAL_SEED
 from fastsac.training.evaluation import evaluate
 from fastsac.training.presets import preset_config
@@ -85,13 +84,13 @@ def test_closing_ends_an_evaluation_under_way():
     assert not [t for t in threading.enumerate() if t.name.startswith("evaluation")]
 
 
-def test_a_native_engine_that_cannot_evaluate_is_said_at_the_start(monkeypatch):
+def test_a_native_engine_that_cannot_evaluate_is_said_at_the_start(monkeypatch, tmp_path):
+    """Before anything is made, or a run that goes on is changed."""
+
     def fails():
         raise EngineUnavailable("JAX_PLATFORMS leaves the CPU out")
 
-    monkeypatch.setattr(background_evaluation, "require_jax_cpu", fails)
-    config = preset_config("cartpole_balance")
+    monkeypatch.setattr(run, "require_jax_cpu", fails)
     with pytest.raises(EngineUnavailable):
-        RunEvaluations(config, None, None, None, 0.0)
-    config = dataclasses.replace(config, eval_backend="dm_control")
-    RunEvaluations(config, None, None, None, 0.0).close()
+        run.TrainingRun(preset_config("cartpole_balance", run_dir=str(tmp_path / "run")))
+    assert not list(tmp_path.iterdir())

@@ -201,7 +201,7 @@ def test_updates_that_are_never_finite_end_the_run(tmp_path, capsys):
 MEMORY = """
 import jax, resource, sys
 from fastsac.cli import main
-from fastsac import training
+import fastsac.training.loop
 jax.devices()  # its threads, as many as the machine has cores, take address space too
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 2_000_000_000,) * 2)
