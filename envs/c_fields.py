@@ -8,6 +8,8 @@ import mujoco
 import numpy as np
 
 from fastsac.envs.dlpack import aliased, aligned
+from fastsac.envs.outcome import outcome
+from fastsac.envs.suite import Suite
 
 
 def shaped(name: str, value: np.ndarray, batch_dims: int = 0) -> np.ndarray:
@@ -36,6 +38,15 @@ class RecordedModelFields(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self.names.add(name)
         return jax.numpy.asarray(super().__getitem__(name))
+
+
+def read_fields(suite: Suite) -> tuple[set[str], set[str]]:
+    """Returns what a task reads of data and of the model's rows, found by tracing it once."""
+    data = RecordedFields(mujoco.MjData(suite.model))
+    rows = RecordedModelFields({k: np.array(getattr(suite.model, k)) for k in suite.model_fields})
+    # Run instead, each of its operations would be compiled: 59, 1.6 s of CPU time in cartpole.
+    jax.eval_shape(lambda: outcome(suite.task, suite.model, data, rows))
+    return data.names, rows.names
 
 
 class Mirror:

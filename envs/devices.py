@@ -58,12 +58,12 @@ def choose(engine: str, device: str | torch.device | None, has_mjx: bool, gpu: S
         EngineUnavailable: mjx, and jax and torch are not on one device.
     """
     fell_back = gpu.torch_gpu and not gpu.jax_gpu and not gpu.jax_cpu_wanted
-    if engine == "mjx":
+    if engine in ("mjx", "warp"):
         if gpu.jax_gpu and not gpu.torch_gpu:
             raise EngineUnavailable("jax has a GPU here and torch has none; use --engine native")
         if fell_back and (device is None or torch.device(device).type != "cpu"):
             raise EngineUnavailable(
-                f"torch has a GPU here and jax only the CPU, where MJX is for tests: "
+                f"torch has a GPU here and jax only the CPU, where {engine} is for tests: "
                 f"{_GIVES_JAX_THE_GPU}; or use --engine native"
             )
     if engine != "auto":

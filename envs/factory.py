@@ -18,10 +18,10 @@ from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import UnknownTask, find
-from fastsac.envs.suite import load_suite
+from fastsac.envs.suite import Suite, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
-ENGINES = ("auto", "native", "mjx")
+ENGINES = ("auto", "native", "mjx", "warp")
 SOLVERS = ("faithful", "fast")
 
 
@@ -41,9 +41,9 @@ def make(
             ``swimmer_swimmer9``, ``lqr_lqr_4_2`` or ``cartpole_4_poles``; one that
             ``fastsac.register`` added; or the path of a Python file that calls it.
         num_envs: the number of worlds, at least 1.
-        engine: "native" (C MuJoCo on the CPU), "mjx" (jax's default device), or "auto": mjx where
-            jax and torch both see a GPU, else native, with a warning where one of them sees a GPU
-            that the other does not.
+        engine: "native" (C MuJoCo on the CPU), "mjx" or "warp" (jax's default device), or "auto":
+            mjx where jax and torch both see a GPU, else native, with a warning where one of them
+            sees a GPU that the other does not.
         device: where observations, rewards and actions live; None is the engine's own device, and
             with "auto" cuda wherever torch has it.
         seed: of the initial states, used by the first ``reset()`` without a seed.
@@ -82,23 +82,36 @@ def make(
     if engine == "native":
         require_jax_cpu()
     suite = load_suite(entry, randomize)
-    built: Engine
-    if engine == "native":
-        built = NativeEngine(suite, num_envs)
-    else:
-        # Imported late: without warp-lang mjx prints two lines that concern nobody else.
-        from fastsac.envs.engines.mjx import MjxEngine
-
-        try:
-            built = MjxEngine(suite, num_envs, fast=solver == "fast")
-        except NotImplementedError as error:
-            raise EngineUnavailable(
-                f"MJX cannot hold {entry.full_name}: {error}; use --engine native"
-            ) from error
+    built = _built(engine, suite, num_envs, solver == "fast")
     target = _checked_device(built.device if device is None else device)
     current = torch.cuda.current_device() if built.device.type == "cuda" else None
     require_one_gpu(built.device, target, current)
     return VectorEnv(built, num_envs, target, seed)
+
+
+def _built(engine: str, suite: Suite, num_envs: int, fast: bool) -> Engine:
+    if engine == "native":
+        return NativeEngine(suite, num_envs)
+    try:
+        if engine == "warp":
+            from fastsac.envs.engines.warp import WarpEngine
+
+            return WarpEngine(suite, num_envs, fast)
+        # Imported late: without warp-lang mjx prints two lines that concern nobody else.
+        from fastsac.envs.engines.mjx import MjxEngine
+
+        return MjxEngine(suite, num_envs, fast)
+    except ModuleNotFoundError as error:
+        if error.name != "warp":
+            raise
+        raise EngineUnavailable(
+            "the engine warp needs warp-lang: pip install 'fastsac[warp]'"
+        ) from error
+    except NotImplementedError as error:
+        name = {"mjx": "MJX", "warp": "MuJoCo Warp"}[engine]
+        raise EngineUnavailable(
+            f"{name} cannot hold {suite.task.full_name}: {error}; use --engine native"
+        ) from error
 
 
 def engine_for(task: str, engine: str) -> str:

@@ -1,6 +1,7 @@
-"""Initial states, drawn by dm_control's own initialize_episode in a background thread."""
+"""Initial states, drawn by dm_control's own initialize_episode in background threads."""
 
 import collections
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -26,17 +27,19 @@ class InitialStates:
         suite: the task.
         seed: two sequences with the same seed give the same rows.
         start: the number of rows to skip, so that a resumed run goes on where it stopped.
+        threads: how many draw. MuJoCo steps without Python's lock, which cheetah's 200 steps before
+            an episode make worth it; each thread has dm_control's environment of its own.
     """
 
-    def __init__(self, suite: Suite, seed: int, start: int = 0):
+    def __init__(self, suite: Suite, seed: int, start: int = 0, threads: int = 1):
         if type(seed) is not int or type(start) is not int or min(seed, start) < 0:
             raise ValueError(f"seed and start count from 0, got {seed!r} and {start!r}")
         self.suite = suite
         self.taken = start
         self._seed = seed
         self._next_row = start
-        self._env = load(suite.task, 0)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="initial-states")
+        self._of_thread = threading.local()
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="initial-states")
         self._ahead: collections.deque[Future[list[Rows]]] = collections.deque()
         self._drawn: collections.deque[Rows] = collections.deque()
 
@@ -59,7 +62,7 @@ class InitialStates:
         return {"seed": self._seed, "start": self.taken}
 
     def check(self) -> None:
-        """Raises what has stopped the thread, before ``take`` comes to the rows that are missing.
+        """Raises what has stopped a thread, before ``take`` comes to the rows that are missing.
 
         Raises:
             Exception: whatever dm_control raised.
@@ -69,24 +72,32 @@ class InitialStates:
                 job.result()
 
     def close(self) -> None:
-        """Ends the background thread."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        """Ends the background threads."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
 
     def _next_job(self) -> list[Rows]:
         while len(self._ahead) <= _JOBS_AHEAD:
             job = range(self._next_row, self._next_row + _ROWS_A_JOB)
-            self._ahead.append(self._worker.submit(lambda job: [*map(self._draw, job)], job))
+            self._ahead.append(self._workers.submit(lambda job: [*map(self._draw, job)], job))
             self._next_row = job.stop
         return self._ahead.popleft().result()
+
+    @property
+    def _env(self) -> Any:
+        """The thread's environment."""
+        if not hasattr(self._of_thread, "env"):
+            self._of_thread.env = load(self.suite.task, 0)
+        return self._of_thread.env
 
     def _draw(self, index: int) -> Rows:
         """Draws row number ``index`` of the sequence."""
         seed = self._seed_sequence(index, 0).generate_state(8)
         if self.suite.task.model_is_drawn:
-            self._env = load(self.suite.task, np.random.RandomState(seed))
+            env = load(self.suite.task, np.random.RandomState(seed))
         else:
-            self._env.task.random.seed(seed)
-        physics: Any = self._env.physics
+            env = self._env
+            env.task.random.seed(seed)
+        physics: Any = env.physics
         if not self.suite.task.model_is_drawn:  # a write relative to the last row's would add up
             for name in self.suite.task.randomised:
                 getattr(physics.model.ptr, name)[...] = getattr(self.suite.model, name)
@@ -94,7 +105,7 @@ class InitialStates:
             of_user = np.random.default_rng(self._seed_sequence(index, 1))
             self.suite.randomization.apply(physics.model.ptr, of_user)
         with physics.reset_context():
-            self._env.task.initialize_episode(physics)
+            env.task.initialize_episode(physics)
         model, data = physics.model.ptr, physics.data.ptr
         fields = {k: data for k in (*STATE, SENSORS)} | {k: model for k in self.suite.model_fields}
         return {k: np.array(getattr(owner, k), np.float64) for k, owner in fields.items()}

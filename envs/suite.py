@@ -104,9 +104,14 @@ class Suite:
         """Maps actions (..., A) in [-1, 1], numpy or jax, to the actuators' ranges."""
         if self._controls_are_actions:
             return action
-        middle = (self.action_high + self.action_low) / 2
-        half = (self.action_high - self.action_low) / 2
+        middle, half = self.control_range
         return middle.astype(action.dtype) + half.astype(action.dtype) * action
+
+    @property
+    def control_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The controls' middle and half width (A,) float64: an action's is middle + half * it."""
+        low, high = self.action_low, self.action_high
+        return (high + low) / 2, (high - low) / 2
 
     @functools.cached_property
     def _controls_are_actions(self) -> bool:

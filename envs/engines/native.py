@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from mujoco.batch import Batch
 
-from fastsac.envs.c_fields import Mirror, RecordedFields, RecordedModelFields, shaped
+from fastsac.envs.c_fields import Mirror, read_fields, shaped
 from fastsac.envs.dlpack import aliased, aligned
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
@@ -86,7 +86,7 @@ class NativeEngine:
         # What of a past such a row does not wipe out: act_dot, a plugin's own memory, who sleeps.
         sleeps = suite.model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP)
         self._resets_slowly = bool(suite.model.na or suite.model.nplugin or sleeps)
-        fields, model_fields = self._read_fields()
+        fields, model_fields = read_fields(suite)
         self._fields = Mirror({k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)})
         self._model_fields = Mirror({k: self._models.rows[k] for k in sorted(model_fields)})
         self.obs_dim = suite.obs_dim
@@ -142,6 +142,10 @@ class NativeEngine:
         current = {k: v.numpy() for k, v in self.get_state().items()}
         self._initialise(np.arange(self._num_envs), current | state)
         return torch.from_numpy(self._observe())
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns a copy of one of MuJoCo's arrays of all worlds (B, ...), float64."""
+        return shaped(name, self._batch.bind(name).copy(), batch_dims=1)
 
     def state_dict(self) -> dict[str, Any]:
         """See Engine.state_dict."""
@@ -289,14 +293,6 @@ class NativeEngine:
         arguments = self._fields.arrays, self._model_fields.arrays, self._clocks_read
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
             return jax.jit(raveled).lower(*arguments).compile()
-
-    def _read_fields(self) -> tuple[set[str], set[str]]:
-        """Returns what the task reads of data and of the model's rows, found by tracing it once."""
-        data = RecordedFields(mujoco.MjData(self.suite.model))
-        rows = RecordedModelFields({k: v[0] for k, v in self._models.rows.items()})
-        # Run instead, each of its operations would be compiled: 59, 1.6 s of CPU time in cartpole.
-        jax.eval_shape(lambda: outcome(self.suite.task, self.suite.model, data, rows))
-        return data.names, rows.names
 
     def _world_us(self) -> float:
         """Measures the microseconds of one world's step."""

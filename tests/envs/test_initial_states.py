@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from fastsac.envs import initial_states
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load, load_suite
@@ -62,6 +63,16 @@ def test_sequence_does_not_depend_on_the_threads_timing(pool):
         np.testing.assert_array_equal(ours["qpos"], theirs["qpos"])
 
 
+@pytest.mark.parametrize("task", ["reacher_hard", "cheetah_run", "lqr_lqr_2_1"])
+def test_sequence_does_not_depend_on_how_many_draw(task):
+    alone, several = (InitialStates(load_suite(find(task)), 6, threads=n) for n in (1, 3))
+    ours, theirs = several.take(80), alone.take(80)
+    for source in (alone, several):
+        source.close()
+    for name, values in theirs.items():
+        np.testing.assert_array_equal(ours[name], values)
+
+
 @pytest.mark.parametrize("start", [1, 15, 16, 200])
 def test_start_skips_rows(start, pool):
     whole = pool("reacher_hard", seed=3).take(start + 10)
@@ -81,12 +92,16 @@ def test_no_row_is_drawn_twice_and_seeds_differ(pool):
     assert not np.isin(other["qpos"], rows["qpos"]).any()
 
 
-def test_a_failure_in_the_thread_reaches_the_caller(pool):
-    source = pool("reacher_hard", seed=0)
-
+def test_a_failure_in_the_thread_reaches_the_caller(pool, monkeypatch):
     def broken(physics):
         raise FloatingPointError("bad draw")
 
-    source._env.task.initialize_episode = broken
+    def load_broken(task, random):
+        env = load(task, random)
+        env.task.initialize_episode = broken
+        return env
+
+    monkeypatch.setattr(initial_states, "load", load_broken)
+    source = pool("reacher_hard", seed=0)
     with pytest.raises(FloatingPointError, match="bad draw"):
         source.take(200)

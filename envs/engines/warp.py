@@ -1,0 +1,253 @@
+"""MuJoCo Warp: an engine for GPUs, one CUDA graph a control step.
+
+Warp's arrays are the state. jax evaluates the task's functions on views of that memory, resets
+included, and torch copies what new episodes begin with back into it. On a GPU all of it is queued
+on one stream of torch's, which jax's own waits for and is waited for by, event by event; the host
+waits for nothing. On a CPU, where Warp serves tests, the same functions run at once.
+
+The order of a vector step's events: the caller's stream, with its action -> controls (torch),
+control step (Warp's graph) -> outcome (jax) -> results copied out, new episodes' states copied in
+(torch) -> the caller's stream, at recv. Beside it runs what the caller queues between send and
+recv: its updates.
+"""
+
+import contextlib
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import warp as wp
+
+from fastsac.envs.c_fields import read_fields
+from fastsac.envs.devices import jax_device, torch_device
+from fastsac.envs.dlpack import to_jax, to_torch
+from fastsac.envs.engines import Step
+from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.engines.pool import SLAB, StatePool
+from fastsac.envs.engines.warp_physics import WarpPhysics
+from fastsac.envs.initial_states import Rows
+from fastsac.envs.outcome import endings, outcome
+from fastsac.envs.suite import STATE, Suite
+
+
+class WarpEngine:
+    """Steps num_envs worlds with MuJoCo Warp on jax's default device.
+
+    On a GPU contacts come in an order that differs from run to run, and float32 sums with it: a
+    step is reproduced to rounding. On a CPU it is reproduced to the last bit.
+
+    Args:
+        suite: the task and its constants.
+        num_envs: the number of worlds.
+        fast: take the task's fast solver budget instead of the model's own.
+
+    Raises:
+        NotImplementedError: MuJoCo Warp cannot hold this model; the message says why.
+    """
+
+    name = "warp"
+    reset_bytes = 0  # Warp takes its memory at once
+    compile_notice = "compiling the physics, up to a minute; the next start reads it from a cache"
+
+    def __init__(self, suite: Suite, num_envs: int, fast: bool = False):
+        self.suite, self._num_envs = suite, num_envs
+        self.obs_dim = suite.obs_dim
+        where = jax_device()
+        self.device = torch_device(where)
+        wp.config.log_level = wp.LOG_WARNING
+        self._stream = self._warp_stream = None
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)
+            self._warp_stream = wp.stream_from_torch(self._stream)
+        fields, model_fields = read_fields(suite)
+        self._read_model_fields = sorted(model_fields)
+        self._physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
+        self._graph: Any = None
+        self._is_compiled = False
+        self._middle, self._half = (
+            torch.from_numpy(v.astype(np.float32)).to(self.device) for v in suite.control_range
+        )
+        self._c_mujoco = NativeEngine(suite, SLAB, num_threads=1)  # observes initial states
+        self._pool = StatePool(suite, num_envs, where, self._completed)
+        self._finish = jax.jit(self._finished)
+        self._sent: Step | None = None
+        self._lent: Any = ()
+        self._reported: set[str] = set()
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        """See Engine.warnings: in how many worlds a buffer was too small; waits for the device."""
+        self._wait()
+        return self._physics.overflows()
+
+    def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
+        """See Engine.reset."""
+        self.close()
+        first = self._pool.begin(seed)
+        self._begin(clocks.astype(np.int32), self._num_envs)
+        self._physics.write({k: torch.from_numpy(v) for k, v in first.items()})
+        return torch.from_numpy(first["obs"]).to(self.device)
+
+    def send(self, action: torch.Tensor, overlap: bool = True) -> None:
+        """See Engine.send."""
+        with self._on_own_stream():
+            torch.addcmul(self._middle, self._half, action, out=self._physics.views["ctrl"])
+            if self._stream:
+                wp.capture_launch(self._graph, stream=self._warp_stream)
+            else:
+                self._physics.step()
+            self._sent = self._outcome()
+
+    def recv(self) -> Step:
+        """See Engine.recv."""
+        assert self._sent, "send comes first"
+        step, self._sent = self._sent, None
+        if self._stream:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self._stream)
+            for tensor in step:
+                tensor.record_stream(current)
+        return step
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """See Engine.get_state; float32."""
+        state = self._state()
+        return {k: state[k] for k in (*STATE, *self._physics.model_fields)}
+
+    def set_state(self, state: Rows) -> torch.Tensor:
+        """See Engine.set_state; the observation is C MuJoCo's of the same state."""
+        current = {k: v.cpu().numpy().astype(np.float64) for k, v in self.get_state().items()}
+        rows = self._completed(current | state)
+        self._physics.write({k: torch.from_numpy(v) for k, v in rows.items()})
+        return torch.from_numpy(rows["obs"]).to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Engine.state_dict; on a GPU the state goes on to float rounding."""
+        return {
+            "state": {k: v.cpu() for k, v in self._state().items()},
+            "clocks": torch.from_numpy(np.array(self._clocks)),
+            "taken": int(self._taken),
+            "pool": self._pool.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See Engine.load_state_dict."""
+        self.close()
+        self._pool.load_state_dict(state["pool"])
+        self._begin(state["clocks"].numpy(), state["taken"])
+        self._physics.write(state["state"])
+
+    def check(self) -> None:
+        """See Engine.check; logs once of each buffer that was too small."""
+        self._pool.check()
+        for kind in self.warnings.keys() - self._reported:
+            self._reported.add(kind)
+            logging.getLogger("fastsac").warning(
+                "%s: MuJoCo Warp warns of %s: a buffer was too small and contacts were left out; "
+                "env.warnings counts the worlds",
+                self.suite.task.full_name,
+                kind,
+            )
+
+    def close(self) -> None:
+        """See Engine.close; a step under way is waited for and dropped."""
+        self._wait()
+        self._pool.close()
+        self._sent, self._lent = None, ()
+
+    def _begin(self, clocks: np.ndarray, taken: int) -> None:
+        """Sets the counts; compiles a control step, and where there is a GPU captures one."""
+        self._clocks = self._pool.put(clocks)
+        self._taken = self._pool.put(np.array(taken, np.int32))
+        if self._is_compiled:
+            return
+        self._physics.compile()
+        if self._stream:
+            with wp.ScopedStream(self._warp_stream):
+                self._physics.step()
+                with wp.ScopedCapture() as capture:
+                    self._physics.step()
+            self._graph = capture.graph
+        self._is_compiled = True
+
+    def _on_own_stream(self) -> Any:
+        """Has torch queue on the engine's stream, behind what the caller's holds now."""
+        if not self._stream:
+            return contextlib.nullcontext()
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(self._stream)
+
+    def _wait(self) -> None:
+        if self._stream:
+            self._stream.synchronize()
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """Returns copies of what an episode begins with."""
+        self._wait()
+        return {k: self._physics.views[k].clone() for k in self._physics.reset_fields}
+
+    def _outcome(self) -> Step:
+        """Evaluates the step, and puts new episodes in the places of those that ended."""
+        self._pool.renew(lambda: int(self._taken))
+        fields = {k: to_jax(v) for k, v in self._physics.views.items()}
+        pool, filled = self._pool.rows, self._pool.filled
+        results = self._finish(fields, self._clocks, pool, filled, self._taken)
+        step, state, self._clocks, self._taken = results
+        copies = Step(*(to_torch(x).clone() for x in step))
+        self._physics.write({k: to_torch(v) for k, v in state.items()})
+        # Until the next export has put XLA's stream behind the copies: only then may XLA have this
+        # memory again.
+        self._lent = (step, state)
+        return copies
+
+    def _finished(
+        self,
+        fields: dict[str, jax.Array],
+        clocks: jax.Array,
+        pool: dict[str, jax.Array],
+        filled: jax.Array,
+        taken: jax.Array,
+    ) -> Any:
+        """Returns the arrays of a Step, what the worlds go on from, clocks and rows taken."""
+        task, model, of_model = self.suite.task, self.suite.model, self._physics.model_fields
+        data = {k: v for k, v in fields.items() if k not in of_model}
+        rows = {k: fields[k] for k in self._read_model_fields}
+        result = jax.vmap(lambda data, rows: outcome(task, model, SimpleNamespace(**data), rows))(
+            data, rows
+        )
+        clocks = clocks + 1
+        terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
+        index = (taken + jnp.cumsum(done, dtype=jnp.int32) - 1) % filled
+
+        def begun_anew(name: str, old: jax.Array) -> jax.Array:
+            where = done.reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(where, pool[name][index].reshape(old.shape), old)
+
+        obs = begun_anew("obs", result.obs)
+        state = {k: begun_anew(k, fields[k]) for k in self._physics.reset_fields}
+        step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
+        return step, state, jnp.where(done, 0, clocks), taken + done.sum(dtype=jnp.int32)
+
+    def _completed(self, rows: Rows) -> Rows:
+        """Returns what a reset writes, and "obs" (n, obs_dim), as C MuJoCo has them, float32."""
+        count = len(rows["qpos"])
+        rows = self._model_fields_of(count) | rows
+        names = (*self._physics.reset_fields, "obs")
+        parts = []
+        for start in range(0, count, SLAB):
+            at = np.arange(start, start + SLAB) % count
+            part = {k: rows[k][at] for k in (*STATE, *self.suite.model_fields)}
+            part["obs"] = self._c_mujoco.set_state(part).numpy()
+            part |= {k: self._c_mujoco.read(k) for k in names if k not in part}
+            parts.append(part)
+        return {k: np.concatenate([p[k] for p in parts])[:count].astype(np.float32) for k in names}
+
+    def _model_fields_of(self, count: int) -> Rows:
+        """The model's own values of those fields that a state may leave out."""
+        model = self.suite.model
+        values = {k: np.asarray(getattr(model, k)) for k in self.suite.model_fields}
+        return {k: np.broadcast_to(v, (count, *v.shape)) for k, v in values.items()}

@@ -1,0 +1,179 @@
+"""The physics of the Warp engine: MuJoCo Warp's model, its worlds, and one control step of them."""
+
+import collections
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+import warp as wp
+from mujoco.mjx.third_party import mujoco_warp as mjw
+
+from fastsac.envs.engines.mjx_model import edited
+from fastsac.envs.initial_states import InitialStates
+from fastsac.envs.suite import STATE, Suite
+
+# Of geoms that hang on the world alone Warp never computes the place: it comes with an episode.
+_MOVED_BY = {"geom_pos", "geom_quat", "body_pos", "body_quat"}
+_PLACES = ("geom_xpos", "geom_xmat")
+
+# What the stages of the short pass bring up to date; who reads more gets the whole stages.
+_SHORT_FIELDS = {
+    *("qpos", "qvel", "act", "ctrl", "qacc", "qacc_warmstart", "sensordata", "time"),
+    *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos"),
+    *("site_xmat", "subtree_com", "cinert", "cdof", "cvel", "ten_length", "xanchor", "xaxis"),
+}
+_LONG_SENSORS = {
+    int(getattr(mujoco.mjtSensor, f"mjSENS_{name}"))
+    for name in ("ACTUATORPOS", "ACTUATORVEL", "TENDONVEL", "E_POTENTIAL", "E_KINETIC")
+}
+
+# MuJoCo's names of warnings, and the bits that Warp sets where a buffer overflows.
+_Bit = mjw.OverflowType
+_OVERFLOWS = {
+    "contactfull": int(_Bit.BROADPHASE | _Bit.NARROWPHASE | _Bit.CCD | _Bit.HFIELD),
+    "cnstrfull": int(_Bit.NEFC | _Bit.NJMAX_NNZ),
+}
+# Random actions, to see how many contacts and constraints a world comes to.
+_TRIED_EPISODES, _TRIED_STEPS = 16, 40
+
+
+class WarpPhysics:
+    """The worlds of a task in MuJoCo Warp.
+
+    Args:
+        suite: the task and its constants.
+        num_envs: the number of worlds.
+        fast: take the task's fast solver budget instead of the model's own.
+        fields: of the data, what observation and reward read.
+        device: Warp's.
+
+    Raises:
+        NotImplementedError: MuJoCo Warp cannot hold this model; the message says why.
+
+    Attributes:
+        model_fields: those that are per world.
+        reset_fields: what an episode begins with.
+        views: name -> torch's view (B, ...) of Warp's memory, of all that is read or written.
+    """
+
+    def __init__(
+        self, suite: Suite, num_envs: int, fast: bool, fields: set[str], device: wp.Device
+    ):
+        self._suite, self._device = suite, device
+        model = edited(suite.model, suite.task.fast_solver if fast else None)
+        self.model_fields = tuple(k for k in suite.model_fields if _is_per_world(k))
+        needed = {*suite.task.randomised, *suite.randomization.drawn}
+        if lacking := sorted(needed - {*self.model_fields}):
+            raise NotImplementedError(f"it keeps one {lacking[0]} for all worlds")
+        places = _PLACES if _MOVED_BY & {*self.model_fields} else ()
+        self.reset_fields = (*STATE, *self.model_fields, *places)
+        contacts, constraints = _buffer_sizes(suite)
+        with wp.ScopedDevice(device):
+            self.model = mjw.put_model(model, dict.fromkeys(self.model_fields, num_envs))
+            self.data = mjw.make_data(model, nworld=num_envs, nconmax=contacts, njmax=constraints)
+        self.model.opt.warn_overflow = False  # not printed from a kernel: see overflows
+        self.model.opt.run_rne_postconstraint = bool(fields & {"cacc", "cfrc_int", "cfrc_ext"})
+        sensors = {*map(int, suite.model.sensor_type)}
+        self._is_short = fields <= _SHORT_FIELDS and not sensors & _LONG_SENSORS
+        self.views = {
+            k: self._view(k, num_envs) for k in sorted({*fields, *self.reset_fields, "ctrl"})
+        }
+
+    def step(self) -> None:
+        """A control step as dm_control does it: all that a task reads belongs to the new state.
+
+        Its kernels go to Warp's current stream; nothing is waited for while that is captured.
+        """
+        with wp.ScopedDevice(self._device):
+            for _ in range(self._suite.substeps):
+                mjw.step(self.model, self.data)
+            self._refresh()
+
+    def compile(self) -> None:
+        """Compiles what a step launches, on all cores: a launch alone compiles its own kernel."""
+        modules = collections.defaultdict(set)
+
+        def launch(kernel: wp.Kernel, *_: Any, block_dim: int | None = None, **__: Any) -> None:
+            modules[block_dim].add(kernel.module)
+
+        def capture_while(_: Any, while_body: Callable[..., None], **arguments: Any) -> None:
+            while_body(**arguments)
+
+        with _replaced(wp, launch=launch, launch_tiled=launch, capture_while=capture_while):
+            self.step()
+        for block_dim, used in modules.items():
+            workers = len(os.sched_getaffinity(0))
+            wp.force_load(self._device, [*used], block_dim, max_workers=workers)
+
+    def write(self, state: dict[str, torch.Tensor]) -> None:
+        """Writes the fields of reset_fields; a step that follows computes all else from them."""
+        for name in self.reset_fields:
+            view = self.views[name]
+            if view.numel():
+                view.copy_(state[name].reshape(view.shape))
+
+    def overflows(self) -> dict[str, int]:
+        """Returns in how many worlds a buffer was too small so far, by MuJoCo's warning."""
+        flags = self.data.overflow.numpy()
+        counts = {k: int((flags & bits != 0).sum()) for k, bits in _OVERFLOWS.items()}
+        return {k: count for k, count in counts.items() if count}
+
+    def _refresh(self) -> None:
+        """Brings up to date what observations read, but the sensors of forces, as mj_step1."""
+        model, data = self.model, self.data
+        if self._is_short:
+            mjw.fwd_kinematics(model, data)
+        else:
+            mjw.fwd_position(model, data, factorize=False)
+        mjw.sensor_pos(model, data)
+        if self._is_short:
+            mjw.com_vel(model, data)
+        else:
+            mjw.fwd_velocity(model, data)
+        mjw.sensor_vel(model, data)
+
+    def _view(self, name: str, num_envs: int) -> torch.Tensor:
+        array = getattr(self.model if name in self.model_fields else self.data, name)
+        if array.size:
+            return wp.to_torch(array)
+        return torch.zeros(num_envs, 0, device=wp.device_to_torch(self._device))
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in functions}
+    vars(module).update(functions)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
+def _is_per_world(name: str) -> bool:
+    """Whether Warp's model has a row a world of an array."""
+    field = mjw.Model.__dataclass_fields__.get(name)
+    return bool(field) and getattr(field.type, "shape", ("",))[:1] == ("*",)
+
+
+def _buffer_sizes(suite: Suite) -> tuple[int, int]:
+    """Returns room for a world's contacts and constraints: twice what random actions come to."""
+    source = InitialStates(suite, 0)
+    try:
+        rows = source.take(_TRIED_EPISODES)
+    finally:
+        source.close()
+    data, random = mujoco.MjData(suite.model), np.random.default_rng(0)
+    contacts = constraints = 0
+    for i in range(_TRIED_EPISODES):
+        mujoco.mj_resetData(suite.model, data)
+        for name in STATE:
+            getattr(data, name)[:] = rows[name][i]
+        for _ in range(_TRIED_STEPS):
+            data.ctrl[:] = suite.control(random.uniform(-1, 1, suite.action_dim))
+            mujoco.mj_step(suite.model, data, suite.substeps)
+            contacts, constraints = max(contacts, data.ncon), max(constraints, data.nefc)
+    return 2 * contacts + 8, 2 * constraints + 16
