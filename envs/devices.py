@@ -30,7 +30,7 @@ class Choice(NamedTuple):
     """What make goes by.
 
     Attributes:
-        engine: native or mjx.
+        engine: native, mjx or warp.
         device: as the user gave it; else cuda where auto found one for torch alone; None is the
             engine's own.
         warning: a sentence, where this is not what the machine could do.
@@ -41,21 +41,21 @@ class Choice(NamedTuple):
     warning: str | None = None
 
 
-def choose(engine: str, device: str | torch.device | None, has_mjx: bool, gpu: Seen) -> Choice:
+def choose(engine: str, device: str | torch.device | None, on_gpu: str | None, gpu: Seen) -> Choice:
     """Returns engine and device for what a user asked for.
 
     The most common wrong install is a jax for CPUs beside a torch with CUDA. There "auto" warns,
-    takes the native engine and leaves the learner on the GPU; "mjx" is refused, unless device is
-    the CPU or JAX_PLATFORMS says so, since MJX on a CPU is for tests.
+    takes the native engine and leaves the learner on the GPU; "mjx" and "warp" are refused, unless
+    device is the CPU or JAX_PLATFORMS says so, since on a CPU they are for tests.
 
     Args:
-        engine: auto, native or mjx.
+        engine: auto, native, mjx or warp.
         device: the user's, or None.
-        has_mjx: whether MJX can hold the task.
+        on_gpu: the engine that steps the task on a GPU, or None.
         gpu: what jax and torch see.
 
     Raises:
-        EngineUnavailable: mjx, and jax and torch are not on one device.
+        EngineUnavailable: mjx or warp, and jax and torch are not on one device.
     """
     fell_back = gpu.torch_gpu and not gpu.jax_gpu and not gpu.jax_cpu_wanted
     if engine in ("mjx", "warp"):
@@ -68,10 +68,10 @@ def choose(engine: str, device: str | torch.device | None, has_mjx: bool, gpu: S
             )
     if engine != "auto":
         return Choice(engine, device)
-    if gpu.jax_gpu and gpu.torch_gpu and has_mjx:
-        return Choice("mjx", device)
+    if gpu.jax_gpu and gpu.torch_gpu and on_gpu:
+        return Choice(on_gpu, device)
     warning = None
-    if fell_back and has_mjx:
+    if fell_back and on_gpu:
         warning = (
             "warning: torch has a GPU here and jax only the CPU, so C MuJoCo steps the worlds on "
             f"the CPU: {_GIVES_JAX_THE_GPU}"

@@ -1,5 +1,6 @@
 """From a task's name to a running vector env."""
 
+import importlib.util
 import logging
 import os
 from collections.abc import Mapping
@@ -17,11 +18,11 @@ from fastsac.envs.devices import (
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.randomization import Draw
-from fastsac.envs.registry import UnknownTask, find
+from fastsac.envs.registry import Task, UnknownTask, find
 from fastsac.envs.suite import Suite, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
-ENGINES = ("auto", "native", "mjx", "warp")
+ENGINES = ("auto", "native", "warp", "mjx")
 SOLVERS = ("faithful", "fast")
 
 
@@ -41,9 +42,10 @@ def make(
             ``swimmer_swimmer9``, ``lqr_lqr_4_2`` or ``cartpole_4_poles``; one that
             ``fastsac.register`` added; or the path of a Python file that calls it.
         num_envs: the number of worlds, at least 1.
-        engine: "native" (C MuJoCo on the CPU), "mjx" or "warp" (jax's default device), or "auto":
-            mjx where jax and torch both see a GPU, else native, with a warning where one of them
-            sees a GPU that the other does not.
+        engine: "native" (C MuJoCo on the CPU), "warp" or "mjx" (jax's default device), or "auto":
+            where jax and torch both see a GPU, warp if warp-lang is installed and it holds the
+            task, or else mjx; native elsewhere, with a warning where one of the two sees a GPU
+            that the other does not.
         device: where observations, rewards and actions live; None is the engine's own device, and
             with "auto" cuda wherever torch has it.
         seed: of the initial states, used by the first ``reset()`` without a seed.
@@ -71,7 +73,7 @@ def make(
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
     given = None if device is None else _checked_device(device)
-    engine, device, warning = choose(engine, given, not entry.mjx_refusal, seen())
+    engine, device, warning = choose(engine, given, _on_gpu(entry), seen())
     if warning:
         logging.getLogger("fastsac").warning(warning)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -115,7 +117,7 @@ def _built(engine: str, suite: Suite, num_envs: int, fast: bool) -> Engine:
 
 
 def engine_for(task: str, engine: str) -> str:
-    """Returns the engine that "auto" stands for: mjx where jax and torch both see a GPU.
+    """Returns the engine that "auto" stands for: see ``make``.
 
     Raises:
         UnknownTask: no such task.
@@ -123,7 +125,14 @@ def engine_for(task: str, engine: str) -> str:
     """
     if engine != "auto":
         return engine
-    return choose(engine, None, not find(task).mjx_refusal, seen()).engine
+    return choose(engine, None, _on_gpu(find(task)), seen()).engine
+
+
+def _on_gpu(task: Task) -> str | None:
+    """Returns the engine for a task's worlds on a GPU, if any can hold it."""
+    has_warp = importlib.util.find_spec("warp") is not None
+    engines = (e for e, refusal in task.refusals.items() if not refusal)
+    return next((e for e in engines if e != "warp" or has_warp), None)
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -20,6 +20,8 @@ from fastsac.envs.suite import STATE, Suite
 _MOVED_BY = {"geom_pos", "geom_quat", "body_pos", "body_quat"}
 _PLACES = ("geom_xpos", "geom_xmat")
 
+_TERRAIN = "hfield_data"
+
 # What the stages of the short pass bring up to date; who reads more gets the whole stages.
 _SHORT_FIELDS = {
     *("qpos", "qvel", "act", "ctrl", "qacc", "qacc_warmstart", "sensordata", "time"),
@@ -65,7 +67,9 @@ class WarpPhysics:
     ):
         self._suite, self._device = suite, device
         model = edited(suite.model, suite.task.fast_solver if fast else None)
-        self.model_fields = tuple(k for k in suite.model_fields if _is_per_world(k))
+        rows = {k: num_envs for k in suite.model_fields if _is_per_world(k)}
+        terrains = (_TERRAIN,) if _TERRAIN in suite.model_fields else ()
+        self.model_fields = (*rows, *terrains)
         needed = {*suite.task.randomised, *suite.randomization.drawn}
         if lacking := sorted(needed - {*self.model_fields}):
             raise NotImplementedError(f"it keeps one {lacking[0]} for all worlds")
@@ -73,7 +77,11 @@ class WarpPhysics:
         self.reset_fields = (*STATE, *self.model_fields, *places)
         contacts, constraints = _buffer_sizes(suite)
         with wp.ScopedDevice(device):
-            self.model = mjw.put_model(model, dict.fromkeys(self.model_fields, num_envs))
+            self.model = mjw.put_model(
+                model, rows | {"geom_dataid": num_envs} if terrains else rows
+            )
+            if terrains:
+                _give_terrains(self.model, model, num_envs)
             self.data = mjw.make_data(model, nworld=num_envs, nconmax=contacts, njmax=constraints)
         self.model.opt.warn_overflow = False  # not printed from a kernel: see overflows
         self.model.opt.run_rne_postconstraint = bool(fields & {"cacc", "cfrc_int", "cfrc_ext"})
@@ -139,8 +147,26 @@ class WarpPhysics:
     def _view(self, name: str, num_envs: int) -> torch.Tensor:
         array = getattr(self.model if name in self.model_fields else self.data, name)
         if array.size:
-            return wp.to_torch(array)
+            view = wp.to_torch(array)
+            return view.reshape(num_envs, -1) if name == _TERRAIN else view
         return torch.zeros(num_envs, 0, device=wp.device_to_torch(self._device))
+
+
+def _give_terrains(model: mjw.Model, of: mujoco.MjModel, num_envs: int) -> None:
+    """Gives each world height fields of its own: Warp has one list of them for all worlds."""
+    count = np.arange(num_envs)
+
+    def repeated(name: str) -> np.ndarray:
+        return np.tile(getattr(of, name), (num_envs, *[1] * (getattr(of, name).ndim - 1)))
+
+    starts = of.hfield_adr + count[:, None] * of.nhfielddata
+    model.hfield_adr = wp.array(starts.ravel(), dtype=int)
+    for name, dtype in (("size", wp.vec4), ("nrow", int), ("ncol", int), ("data", float)):
+        setattr(model, f"hfield_{name}", wp.array(repeated(f"hfield_{name}"), dtype=dtype))
+    model.nhfield, model.nhfielddata = of.nhfield * num_envs, of.nhfielddata * num_envs
+    own = of.geom_dataid + count[:, None] * of.nhfield
+    is_field = of.geom_type == mujoco.mjtGeom.mjGEOM_HFIELD
+    model.geom_dataid.assign(np.where(is_field, own, of.geom_dataid))
 
 
 @contextlib.contextmanager

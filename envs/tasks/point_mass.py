@@ -30,4 +30,10 @@ _point_mass = partial(
     Task, domain="point_mass", observe=observe, reward=reward, deviations=(GEOMS_DO_NOT_COLLIDE,)
 )
 add(_point_mass(name="easy"))
-add(_point_mass(name="hard", randomised=("wrap_prm",)))
+add(
+    _point_mass(
+        name="hard",
+        randomised=("wrap_prm",),
+        warp_refusal="it keeps one wrap_prm for all worlds",
+    )
+)

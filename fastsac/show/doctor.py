@@ -13,7 +13,19 @@ from collections.abc import Iterator
 
 from fastsac.errors import CheckError
 
-_PACKAGES = ("torch", "triton", "jax", "jaxlib", "mujoco", "mujoco-mjx", "dm_control", "numpy")
+_PACKAGES = (
+    *(
+        "torch",
+        "triton",
+        "jax",
+        "jaxlib",
+        "mujoco",
+        "mujoco-mjx",
+        "warp-lang",
+        "dm_control",
+        "numpy",
+    ),
+)
 _GL_PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 _RENDER = """
 import mujoco, numpy
@@ -44,7 +56,7 @@ def print_report() -> None:
         print(f"{name:11} {_version(name)}")
     print(f"cpu         {os.cpu_count()} cores")
     print(f"gpu         {_gpu()}")
-    for engine in ("native", "mjx"):
+    for engine in ("native", "warp", "mjx"):
         works, output = _try(_ENGINE.format(engine=engine))
         print(f"{engine:11} {'works on ' + output if works else 'fails: ' + output}")
     for backend, packages in _GL_PACKAGES.items():
@@ -152,7 +164,7 @@ def _gpu() -> str:
     except EngineUnavailable as error:
         return str(error)
     name = torch.cuda.get_device_name() if gpu.torch_gpu else None
-    warning = choose("auto", None, True, gpu).warning
+    warning = choose("auto", None, "warp", gpu).warning
     return warning or name or "none: the native engine and the CPU do the work"
 
 

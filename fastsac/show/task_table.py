@@ -1,5 +1,6 @@
 """What ``fastsac tasks`` prints."""
 
+import collections
 import itertools
 
 from fastsac.envs.registry import Task, families, find, tasks
@@ -7,7 +8,7 @@ from fastsac.envs.suite import load_suite
 
 
 def print_table() -> None:
-    """Prints a line a task, and after each domain what MJX does otherwise than dm_control."""
+    """Prints a line a task, and after each domain what a GPU's engines do otherwise."""
     print(f"{'task':26} {'obs':>4} {'action':>6} {'step':>8} {'episode':>8}  engines")
     for _, domain in itertools.groupby(map(find, tasks()), key=lambda task: task.domain):
         entries = list(domain)
@@ -16,9 +17,13 @@ def print_table() -> None:
         sentences = [s for t in entries if not t.mjx_refusal for s in t.mjx_deviations]
         for sentence in dict.fromkeys(sentences):
             print(f"{'':26} mjx: {sentence}")
-        for reason in dict.fromkeys(t.mjx_refusal for t in entries if t.mjx_refusal):
-            names = ", ".join(t.full_name for t in entries if t.mjx_refusal == reason)
-            print(f"{'':26} no mjx for {names}: {reason}")
+        refused = collections.defaultdict(list)
+        for task in entries:
+            for engine, reason in task.refusals.items():
+                refused[engine, reason].append(task.full_name)
+        for (engine, reason), names in refused.items():
+            if reason:
+                print(f"{'':26} no {engine} for {', '.join(names)}: {reason}")
     print(f"by number: {', '.join(families())}")
 
 
@@ -29,6 +34,6 @@ def _print_line(task: Task) -> None:
         f"{task.full_name:26} {suite.obs_dim:>4} {suite.action_dim:>6} "
         f"{suite.control_timestep * 1e3:>5.1f} ms "
         f"{'endless' if endless else suite.max_episode_steps:>8}  "
-        f"{'native' if task.mjx_refusal else 'native, mjx'}",
+        f"{', '.join(['native', *(e for e, refusal in task.refusals.items() if not refusal)])}",
         flush=True,
     )

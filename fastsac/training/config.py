@@ -44,8 +44,8 @@ class TrainConfig:
     """Of everything random in the run."""
     num_envs: int = 1
     """Worlds stepped at once."""
-    engine: Literal["auto", "native", "mjx", "warp"] = "auto"
-    """Physics: native is C MuJoCo on the CPU, mjx and warp run on the GPU; auto picks."""
+    engine: Literal["auto", "native", "warp", "mjx"] = "auto"
+    """Physics: native is C MuJoCo on the CPU, warp and mjx run on the GPU; auto picks."""
     solver: Literal["faithful", "fast"] = "faithful"
     """MJX's constraint solver in float32: fast declares its error in bench/results/solver.md."""
     device: str | None = None

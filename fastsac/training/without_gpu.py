@@ -10,7 +10,7 @@ from fastsac.learner.replay import Batch
 from fastsac.learner.sac import SAC
 from fastsac.training.config import TrainConfig
 
-# From so many worlds on MJX is more than a test; bench/README.md has what they cost on a CPU.
+# From so many worlds on they are more than a test; bench/README.md has what they cost on a CPU.
 _MANY_WORLDS = 64
 _UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (0, "s"))
 
@@ -21,7 +21,7 @@ def notice(config: TrainConfig, env: VectorEnv) -> str:
     The time of an update is measured, which takes a few of them.
     """
     fast = config.preset == "fast" and env.device.type == "cpu"
-    slow_worlds = env.engine_name == "mjx" and env.engine.device.type == "cpu"
+    slow_worlds = env.engine_name in ("mjx", "warp") and env.engine.device.type == "cpu"
     slow_worlds = slow_worlds and env.num_envs >= _MANY_WORLDS
     if not (fast or slow_worlds):
         return ""
@@ -29,7 +29,8 @@ def notice(config: TrainConfig, env: VectorEnv) -> str:
     sentences = [f"fastsac: this run {why}"]
     if slow_worlds:
         sentences.append(
-            f"{env.num_envs} worlds of MJX, which on a CPU is for tests; --engine native is C "
+            f"{env.num_envs} worlds of {env.engine_name}, which on a CPU is for tests; --engine "
+            "native is C "
             "MuJoCo on all cores"
         )
     if fast:

@@ -26,50 +26,50 @@ CPU = torch.device("cpu")
 
 
 def test_where_jax_and_torch_agree_nothing_is_said():
-    assert choose("auto", None, True, NOTHING) == Choice("native", None)
-    assert choose("auto", None, True, BOTH) == Choice("mjx", None)
-    assert choose("auto", CPU, True, BOTH) == Choice("mjx", CPU)
-    assert choose("auto", None, False, BOTH) == Choice("native", "cuda")  # the dogs
+    assert choose("auto", None, "warp", NOTHING) == Choice("native", None)
+    assert choose("auto", None, "warp", BOTH) == Choice("warp", None)
+    assert choose("auto", CPU, "mjx", BOTH) == Choice("mjx", CPU)
+    assert choose("auto", None, None, BOTH) == Choice("native", "cuda")  # the dogs
     for gpu in (NOTHING, BOTH):
-        assert choose("mjx", None, True, gpu) == Choice("mjx", None)
+        assert choose("mjx", None, "mjx", gpu) == Choice("mjx", None)
 
 
 @pytest.mark.parametrize("gpu", [NOTHING, BOTH, WRONG_JAX, WRONG_TORCH, CPU_WANTED])
 def test_native_is_native(gpu):
-    assert choose("native", None, True, gpu) == Choice("native", None)
-    assert choose("native", GPU[0], True, gpu) == Choice("native", GPU[0])
+    assert choose("native", None, "mjx", gpu) == Choice("native", None)
+    assert choose("native", GPU[0], "mjx", gpu) == Choice("native", GPU[0])
 
 
 def test_a_jax_that_fell_back_to_the_cpu_is_named_and_the_learner_keeps_the_gpu():
-    engine, device, warning = choose("auto", None, True, WRONG_JAX)
+    engine, device, warning = choose("auto", None, "warp", WRONG_JAX)
     assert (engine, device) == ("native", "cuda")
     assert "jax only the CPU" in warning and "pip install 'fastsac[cuda]'" in warning
-    assert choose("auto", CPU, True, WRONG_JAX)[:2] == ("native", CPU)
-    assert choose("auto", None, False, WRONG_JAX) == Choice("native", "cuda")  # no loss
+    assert choose("auto", CPU, "mjx", WRONG_JAX)[:2] == ("native", CPU)
+    assert choose("auto", None, None, WRONG_JAX) == Choice("native", "cuda")  # no loss
 
 
 def test_mjx_is_not_silently_on_the_cpu():
     for device in (None, GPU[0], "cuda"):
         with pytest.raises(EngineUnavailable, match=r"fastsac\[cuda\].*--engine native"):
-            choose("mjx", device, True, WRONG_JAX)
-    assert choose("mjx", CPU, True, WRONG_JAX) == Choice("mjx", CPU)
+            choose("mjx", device, "mjx", WRONG_JAX)
+    assert choose("mjx", CPU, "mjx", WRONG_JAX) == Choice("mjx", CPU)
 
 
 def test_a_jax_that_is_wanted_on_the_cpu_is_no_mistake():
-    assert choose("auto", None, True, CPU_WANTED) == Choice("native", "cuda")
-    assert choose("mjx", None, True, CPU_WANTED) == Choice("mjx", None)
+    assert choose("auto", None, "warp", CPU_WANTED) == Choice("native", "cuda")
+    assert choose("mjx", None, "mjx", CPU_WANTED) == Choice("mjx", None)
 
 
 def test_a_torch_without_cuda_is_named():
-    engine, device, warning = choose("auto", None, True, WRONG_TORCH)
+    engine, device, warning = choose("auto", None, "warp", WRONG_TORCH)
     assert (engine, device) == ("native", None) and "torch none" in warning
     with pytest.raises(EngineUnavailable, match="torch has none; use --engine native"):
-        choose("mjx", None, True, WRONG_TORCH)
+        choose("mjx", None, "mjx", WRONG_TORCH)
 
 
 def test_make_goes_by_it(monkeypatch, caplog):
     monkeypatch.setattr("fastsac.envs.factory.seen", lambda: WRONG_JAX)
-    with pytest.raises(EngineUnavailable, match="where MJX is for tests"):
+    with pytest.raises(EngineUnavailable, match="where mjx is for tests"):
         fastsac.make("cartpole_balance", engine="mjx")
     env = fastsac.make("cartpole_balance", device="cpu")
     env.close()

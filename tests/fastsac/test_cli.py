@@ -147,10 +147,10 @@ def test_tasks_lists_every_task(capsys):
     for name in fastsac.tasks():
         assert f"{name} " in out
     line = next(x for x in out.splitlines() if x.startswith("humanoid_walk "))
-    assert line.split()[1:] == ["67", "21", "25.0", "ms", "1000", "native,", "mjx"]
+    assert line.split()[1:] == ["67", "21", "25.0", "ms", "1000", "native,", "warp,", "mjx"]
     assert "float32 solver budget" in out and "no mjx for dog_fetch, dog_run" in out
     dog = next(x for x in out.splitlines() if x.startswith("dog_run "))
-    assert dog.split()[-1] == "native"
+    assert dog.split()[-2:] == ["native,", "warp"]
 
 
 def test_doctor_tries_the_engines(capsys, monkeypatch):

@@ -68,7 +68,7 @@ def test_an_update_is_timed(monkeypatch):
 def test_many_worlds_of_mjx_on_a_cpu(no_gpu):
     config = preset_config("cartpole_balance", "cpu")
     said = notice(config, worlds("mjx", num_envs=64))
-    assert "64 worlds of MJX" in said and "--engine native" in said and "updates" not in said
+    assert "64 worlds of mjx" in said and "--engine native" in said and "updates" not in said
 
 
 def test_no_gpu_is_not_claimed_where_there_is_one(monkeypatch):
