@@ -59,6 +59,7 @@ class WarpEngine:
         where = jax_device()
         self.device = torch_device(where)
         wp.config.log_level = wp.LOG_WARNING
+        wp.init()  # which streams need
         self._stream = self._warp_stream = None
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)
