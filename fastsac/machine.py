@@ -10,7 +10,7 @@ from typing import Any
 
 import fastsac
 
-_PACKAGES = ("torch", "triton", "jax", "mujoco", "mujoco-mjx", "dm_control", "numpy")
+_PACKAGES = ("torch", "triton", "jax", "mujoco", "mujoco-mjx", "warp-lang", "dm_control", "numpy")
 
 
 def machine() -> dict[str, Any]:

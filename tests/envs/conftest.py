@@ -1,5 +1,7 @@
 """What the env tests share: a dm_control environment beside ours, from the same state."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,27 @@ def make():
     yield build
     for env in made:
         env.close()
+
+
+@pytest.fixture
+def goes_on(actions):
+    """Steps on from a saved state, and again from the file; each step's two results."""
+
+    def both(env) -> list[tuple]:
+        env.reset(seed=3, options={"spread_clocks": True})
+        for action in actions(env, 245):
+            env.step(action)
+        file = io.BytesIO()
+        torch.save(env.state_dict(), file)
+        expected = [env.step(action) for action in actions(env, 20, seed=1)]
+        assert any(step[3].any() for step in expected)  # from then on with the next initial state
+        env.reset(seed=9)
+        file.seek(0)
+        env.load_state_dict(torch.load(file, weights_only=True))
+        found = [env.step(action) for action in actions(env, 20, seed=1)]
+        return list(zip(found, expected, strict=True))
+
+    return both
 
 
 @pytest.fixture

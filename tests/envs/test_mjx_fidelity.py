@@ -11,6 +11,7 @@ from fastsac.envs.engines.mjx_model import edited
 from fastsac.envs.physics import Physics
 from fastsac.envs.registry import ENERGY_OFF, GEOMS_DO_NOT_COLLIDE, find
 from fastsac.envs.suite import STATE, load_suite
+from tests.envs.free_run import require_float32
 from tests.envs.mjx_models import ONE_A_MODEL, SAME_MODEL, TASKS
 
 # Tendons whose wrapping is drawn, RK4, and a model a world; test_mjx_engine.py has others.
@@ -18,36 +19,6 @@ QUICK = ("point_mass_hard", "acrobot_swingup", "lqr_lqr_2_1")
 CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 BATCH = 4
 STEPS = 10
-
-# Largest difference of a world's qpos (m, rad) and observation from C MuJoCo's in float64 within
-# ten control steps of a free run in float32, the median of four worlds and the worst. An impact
-# divides float32's 1e-7 by its time step, and touch, force and acceleration are forces.
-FREE_RUN = {  # domain, or task: (qpos median, qpos worst, observation median)
-    "acrobot": (1e-6, 2e-6, 5e-6),
-    "ball_in_cup": (1e-5, 1e-4, 1e-4),
-    "cartpole": (1e-6, 2e-6, 5e-6),
-    "cheetah": (1e-5, 1e-4, 1e-3),
-    "finger": (1e-4, 1e-3, 1e-3),
-    "fish": (1e-5, 1e-4, 1e-4),
-    "hopper": (1e-5, 1e-4, 1e-3),
-    "humanoid": (1e-4, 1e-2, 1e-2),
-    "humanoid_CMU": (1e-4, 1e-2, 1e-2),
-    "lqr": (1e-6, 2e-6, 5e-6),
-    "manipulator": (1e-4, 1e-2, 1e-2),
-    "pendulum": (1e-6, 2e-6, 5e-6),
-    "point_mass": (1e-6, 2e-6, 5e-6),
-    "quadruped": (1e-3, 1e-1, 10.0),
-    "reacher": (1e-6, 2e-6, 5e-6),
-    "stacker": (1e-3, 1e-1, 1e-2),
-    "swimmer": (1e-5, 1e-4, 1e-4),
-    "walker": (1e-5, 1e-4, 1e-3),
-    # Measured 1.2e-3: the ball, which touches the floor from the start.
-    "quadruped_fetch": (5e-3, 1e-1, 10.0),
-    # Measured 2.6e-4 and 2.6e-3: two of the four balls touch something, and touch is observed.
-    "manipulator_insert_ball": (1e-3, 1e-2, 0.3),
-    # Measured 1.2e-4: rounding grows along a chain of 15 links.
-    "swimmer_swimmer15": (5e-4, 1e-3, 5e-3),
-}
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +101,7 @@ def test_a_free_run_in_float32(task, make):
     engine.close()
     errors = {"qpos": np.max(qpos, axis=0), "obs": np.max(obs, axis=0), "reward": np.max(reward)}
     print(task, {k: np.array2string(v, precision=1) for k, v in errors.items()})
-    median, worst, obs_median = FREE_RUN.get(task) or FREE_RUN[suite.task.domain]
-    assert np.median(errors["qpos"]) <= median and errors["qpos"].max() <= worst, errors
-    assert np.median(errors["obs"]) <= obs_median, errors
+    require_float32(task, errors)
     # A percent more of the actions is told apart: the tolerance is not a blank cheque.
     more = step(data, fields, 1.01 * actions[-1].astype(np.float32))[0].qpos
     same = step(data, fields, actions[-1].astype(np.float32))[0].qpos

@@ -58,7 +58,7 @@ SANE = {
     "preset": one_of("seed", "cpu", "fast"),
     "seed": lambda x: count(0)(x) and x < 2**32,
     "num_envs": count(1),
-    "engine": one_of("auto", "native", "mjx"),
+    "engine": one_of("auto", "native", "warp", "mjx"),
     "solver": one_of("faithful", "fast"),
     "device": optional(lambda x: type(x) is str),
     "total_steps": count(1),

@@ -41,7 +41,7 @@ def test_a_run_with_the_fast_preset_says_it_first(no_gpu, tmp_path, capsys):
     assert main(["train", "cartpole_balance", *flags]) == 0
     first, *others = capsys.readouterr().err.splitlines()
     assert "this run has no GPU: torch sees none here" in first
-    assert "its 120 updates alone" in first  # (160 - 40) / 8 vector steps of 8
+    assert "its 480 updates alone" in first  # (160 - 40) / 8 vector steps of 32
     assert first.endswith("what suits a CPU: fastsac train cartpole_balance --preset cpu")
     assert others[0].startswith("fastsac: cartpole_balance, 8 worlds on native")
 
@@ -50,7 +50,7 @@ def test_the_cost_is_what_was_measured(no_gpu, monkeypatch):
     monkeypatch.setattr(without_gpu, "update_seconds", lambda *_: 3.0)
     config = preset_config("humanoid_walk", "fast")
     said = notice(config, worlds())
-    updates = (30_000_000 - 40_960) // 4096 * 8
+    updates = (50_000_000 - 40_960) // 4096 * 32
     assert f"its {updates:,} updates" in said and "as one takes 3 s now" in said
     assert f"about {3 * updates / 86_400:.2g} days" in said
 

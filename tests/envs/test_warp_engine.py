@@ -1,0 +1,199 @@
+"""The Warp engine on Warp's CPU device, against the native engine, which is dm_control."""
+
+import dataclasses
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import fastsac
+from fastsac.envs import EngineUnavailable
+from fastsac.envs.registry import find
+from fastsac.envs.suite import STATE, load_suite
+from tests.envs.free_run import require_float32
+
+pytest.importorskip("warp")
+from fastsac.envs.engines import warp_physics  # noqa: E402
+from fastsac.envs.engines.warp import WarpEngine  # noqa: E402
+
+# Plain; per-world places of geoms; an elliptic cone and per-world sites; contacts; RK4.
+QUICK = (
+    *("pendulum_swingup", "reacher_hard", "finger_turn_hard", "cheetah_run", "cartpole_swingup"),
+)
+TASKS = [task for task in fastsac.tasks() if not find(task).warp_refusal]
+CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
+BATCH, STEPS = 4, 10
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_a_free_run_in_float32(task, make, actions):
+    native, warp = (make(task, num_envs=BATCH, engine=e) for e in ("native", "warp"))
+    # The first observations are C MuJoCo's own.
+    assert torch.equal(native.reset(seed=3)[0], warp.reset(seed=3)[0])
+    qpos, obs = [], []
+    *run, last = actions(native, STEPS + 1)
+    for i, action in enumerate(run):
+        ours, theirs = warp.step(action), native.step(action)
+        qpos.append(_largest(warp.get_state()["qpos"] - native.get_state()["qpos"]))
+        obs.append(_largest(ours[0] - theirs[0]))
+        # A step from the same state; in a run on the ground float32's error grows.
+        if i == 0 or not torch.stack([*qpos]).max() > 1e-4:
+            torch.testing.assert_close(ours[1], theirs[1], atol=1e-4, rtol=0)
+        for flags in zip(ours[2:4], theirs[2:4], strict=True):
+            assert torch.equal(*flags)
+    errors = {
+        k: np.max([np.asarray(x) for x in v], axis=0) for k, v in (("qpos", qpos), ("obs", obs))
+    }
+    print(task, errors)
+    require_float32(task, errors)
+    # A percent more of the actions is told apart: the tolerance is not a blank cheque.
+    state = warp.get_state()
+    moved = []
+    for factor in (1.0, 1.01):
+        warp.set_state(state)
+        warp.step(factor * last)
+        moved.append(warp.get_state()["qpos"])
+    assert (moved[0] - moved[1]).abs().max() > 1e-7
+
+
+def _largest(difference: torch.Tensor) -> torch.Tensor:
+    return difference.abs().amax(dim=1)
+
+
+def test_what_is_refused_is_declared():
+    for task in fastsac.tasks():
+        refusal = find(task).warp_refusal
+        assert bool(refusal) == (task == "point_mass_hard")
+        if refusal:
+            with pytest.raises(EngineUnavailable, match=f"MuJoCo Warp cannot .*{refusal}"):
+                fastsac.make(task, engine="warp")
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    """Eight worlds with episodes of four steps."""
+    suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=4)
+    engine = WarpEngine(suite, 8)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def native_pendulum():
+    from fastsac.envs.engines.native import NativeEngine
+
+    suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=4)
+    engine = NativeEngine(suite, 8)
+    yield engine
+    engine.close()
+
+
+def test_resets_alike_through_a_pool_that_is_renewed(pendulum, native_pendulum):
+    """400 resets through a pool of 320 rows: each episode begins with the sequence's next state."""
+    engines = pendulum, native_pendulum
+    for engine in engines:
+        engine.reset(5, np.array([0, 1, 1, 2, 3, 0, 2, 3]))
+    generator, starts = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        action = torch.rand(8, 1, generator=generator) * 2 - 1
+        for engine in engines:
+            engine.send(action)
+        ours, theirs = pendulum.recv(), native_pendulum.recv()
+        for name in ("terminated", "truncated", "invalid", "done"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        for name in ("obs", "final_obs", "reward"):
+            torch.testing.assert_close(
+                getattr(ours, name), getattr(theirs, name), atol=2e-5, rtol=0
+            )
+        starts.append(ours.obs[ours.done])
+        assert torch.equal(starts[-1], theirs.obs[theirs.done])
+    starts = torch.cat(starts)
+    assert len(starts) == 400 and torch.unique(starts, dim=0).shape == starts.shape
+
+
+def test_a_task_that_ends_its_episodes_has_a_start_for_each():
+    ends = dataclasses.replace(
+        find("pendulum_swingup"), terminate=lambda physics: physics.qpos[0] == physics.qpos[0]
+    )
+    engine = WarpEngine(load_suite(ends), 64)
+    starts = [engine.reset(3, np.zeros(64, np.int64))]
+    for _ in range(12):
+        engine.send(torch.zeros(64, 1))
+        step = engine.recv()
+        assert step.terminated.all() and not step.truncated.any()
+        starts.append(step.obs)
+    engine.close()
+    starts = torch.cat(starts)
+    assert torch.unique(starts, dim=0).shape == starts.shape
+
+
+@pytest.mark.parametrize("task", ["reacher_hard", "cheetah_run"])
+def test_goes_on_to_the_last_bit(task, shared, goes_on):
+    for found, expected in goes_on(shared(task, BATCH, "warp")):
+        for ours, theirs in zip(found[:4], expected[:4], strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_equal_seeds_and_actions_have_equal_futures(make, actions):
+    envs = [make("cheetah_run", num_envs=BATCH, engine="warp") for _ in range(2)]
+    for env in envs:
+        env.reset(seed=1)
+    for action in actions(envs[0], 30):
+        for ours, theirs in zip(*(env.step(action)[:2] for env in envs), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_state_is_what_was_set_and_its_observation_the_steps(shared, actions):
+    """Per-world places of geoms go with it: reacher's target is one, which Warp takes for fixed."""
+    env, native = shared("reacher_hard", BATCH, "warp"), shared("reacher_hard", BATCH, "native")
+    native.reset(seed=8)
+    env.reset(seed=2)
+    state = native.get_state()
+    assert {*state} == {*STATE, "geom_pos"} == {*env.get_state()}
+    torch.testing.assert_close(env.set_state(state), native.set_state(state), rtol=0, atol=1e-6)
+    for name, value in env.get_state().items():
+        assert torch.equal(value, state[name].float()), name
+    for action in actions(env, 3):
+        torch.testing.assert_close(env.step(action)[0], native.step(action)[0], rtol=0, atol=5e-6)
+
+
+def test_no_copy_between_warp_and_torch(shared):
+    engine = shared("reacher_hard", BATCH, "warp").engine
+    physics = engine._physics
+    for name, view in physics.views.items():
+        array = getattr(physics.model if name in physics.model_fields else physics.data, name)
+        assert view.data_ptr() == array.ptr or not view.numel(), name
+
+
+@pytest.mark.parametrize(("sizes", "kind"), [((1, 40), "contactfull"), ((40, 1), "cnstrfull")])
+def test_a_buffer_that_is_too_small_is_counted_and_said_once(
+    sizes, kind, make, monkeypatch, caplog
+):
+    monkeypatch.setattr(warp_physics, "_buffer_sizes", lambda suite: sizes)
+    env = make("walker_walk", num_envs=8, engine="warp")
+    env.reset(seed=0)
+    for _ in range(40):  # they fall
+        env.step(torch.zeros(8, 6))
+    assert set(env.warnings) == {kind} and 1 <= env.warnings[kind] <= 8
+    for _ in range(2):
+        env.engine.check()
+    [said] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert said.startswith(f"walker_walk: MuJoCo Warp warns of {kind}")
+
+
+def test_enough_room_as_a_rule(make, actions):
+    env = make("walker_walk", num_envs=8, engine="warp")
+    env.reset(seed=0)
+    for action in actions(env, 40):
+        env.step(action)
+    assert env.warnings == {}
+
+
+def test_without_warp_lang(monkeypatch):
+    for name in [k for k in sys.modules if k.startswith("fastsac.envs.engines.warp")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "warp", None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'fastsac\[warp\]'"):
+        fastsac.make("pendulum_swingup", engine="warp")
