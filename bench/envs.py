@@ -36,10 +36,10 @@ _MJX_ON_CPU = ("cheetah_run",)
 
 
 def cases(quick: bool) -> list[Case]:
-    """The native engine on a CPU, MJX on a GPU; the five tasks come first, then all others."""
+    """The native engine on a CPU, Warp and MJX on a GPU; the five tasks first, then all others."""
     others = [] if quick else [task for task in tasks() if task not in TASKS]
     if torch.cuda.is_available():
-        return [*_on_gpu(quick), *(case for task in others for case in _mjx(task, GPU_WORLDS, {}))]
+        return [*_on_gpu(quick), *(case for task in others for case in _warp(task, GPU_WORLDS))]
     return [*_on_cpu(quick), *(case for task in others for case in _native(task, {}))]
 
 
@@ -56,9 +56,12 @@ def _on_cpu(quick: bool) -> Iterator[Case]:
 
 def _on_gpu(quick: bool) -> Iterator[Case]:
     for task in TASKS[: 2 if quick else None]:
-        yield from _mjx(task, GPU_WORLDS, _playground(task))
+        yield from _warp(task, GPU_WORLDS)
     for worlds in GPU_SCALE[-1:] if quick else GPU_SCALE:
-        yield from _mjx(TASKS[0], worlds, {})
+        yield from _warp(TASKS[0], worlds)
+    # Last: MJX compiles for a minute a task.
+    for task in TASKS[: 1 if quick else None]:
+        yield from _mjx(task, GPU_WORLDS, _playground(task))
 
 
 def _native_and_its_physics(task: str) -> dict[str, Any]:
@@ -72,6 +75,11 @@ def _native(task: str, beside: dict[str, Any]) -> Iterator[Case]:
     envpool = {"envpool": partial(peers.opened, "envpool", "open_env", task)}
     opened = _native_and_its_physics(task) | envpool | beside
     return _group(task, "native", CPU_WORLDS, opened)
+
+
+def _warp(task: str, num_envs: int) -> Iterator[Case]:
+    ours, physics = partial(open_ours, task, "warp"), partial(_open_warp_physics, task)
+    return _group(task, "warp", num_envs, {"ours": ours, "physics": physics})
 
 
 def _mjx(task: str, num_envs: int, beside: dict[str, Any]) -> Iterator[Case]:
@@ -104,7 +112,7 @@ def open_ours(task: str, engine: str, num_envs: int) -> Any:
     Raises:
         Unavailable: the engine cannot hold the task; the reason says why.
     """
-    if engine == "mjx":
+    if engine != "native":
         device.require_one()
     try:
         env = make(task, num_envs=num_envs, engine=engine)
@@ -139,6 +147,29 @@ def _open_native_physics(task: str, num_envs: int) -> Any:
         batch.step(nstep=suite.substeps)
 
     return stepped(step, controls, num_envs, lambda: None)
+
+
+def _open_warp_physics(task: str, num_envs: int) -> Any:
+    """Bare mujoco_warp.step, as often as a control step has it, from our worlds' initial states."""
+    device.require_one()
+    try:
+        env = make(task, num_envs=num_envs, engine="warp")
+    except EngineUnavailable as error:
+        raise Unavailable(str(error)) from error
+    env.reset(seed=0)
+    engine: Any = env.engine  # its module needs warp-lang
+    step = engine.physics.ready(engine.physics.bare_step, engine.warp_stream)
+    ctrl = engine.physics.views["ctrl"]
+
+    def step_on(control: torch.Tensor) -> None:
+        ctrl.copy_(control)
+        step()
+
+    controls = engine.suite.control(random_actions(num_envs, env.action_dim).numpy())
+    wait = torch.cuda.synchronize if ctrl.is_cuda else lambda: None
+    return stepped(
+        step_on, list(torch.from_numpy(controls).to(ctrl.device)), num_envs, env.close, wait
+    )
 
 
 def started_mjx(suite: Suite, num_envs: int) -> tuple[MjxEngine, mjx.Data, dict[str, jax.Array]]:

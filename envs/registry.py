@@ -57,7 +57,7 @@ class Task:
             the suite's by name.
         model_is_drawn: whether dm_control draws the model itself when it loads the environment;
             every episode then has a model of its own.
-        randomised: the model fields that dm_control draws anew; they are per world in both engines.
+        randomised: the model fields that dm_control draws anew; they are per world.
         solver: MJX's budget in float32 with ``solver="faithful"``: the error against C MuJoCo is
             no larger than what float32 causes by itself.
         fast_solver: its budget with ``solver="fast"``.

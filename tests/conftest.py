@@ -23,7 +23,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     tempfile.tempdir = None  # which pytest has asked for already
 
-# What XLA and Warp compile is shared by all tests and their processes, and the user's caches are left
+# What XLA and Warp compile is shared by all tests and their processes; the user's caches are left
 # alone; jax reads these at its import, Warp when it starts.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["TMPDIR"], "xla"))
 os.environ.setdefault("WARP_CACHE_PATH", os.path.join(os.environ["TMPDIR"], "warp"))

@@ -1,4 +1,4 @@
-"""The engines that step a task's worlds: C MuJoCo in threads, or MJX under jit."""
+"""The engines that step a task's worlds: C MuJoCo in threads; MuJoCo Warp, or MJX under jit."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol

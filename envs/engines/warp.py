@@ -13,6 +13,7 @@ recv: its updates.
 
 import contextlib
 import logging
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +48,10 @@ class WarpEngine:
 
     Raises:
         NotImplementedError: MuJoCo Warp cannot hold this model; the message says why.
+
+    Attributes:
+        physics: the worlds.
+        warp_stream: what their steps run on; None on a CPU.
     """
 
     name = "warp"
@@ -60,15 +65,14 @@ class WarpEngine:
         self.device = torch_device(where)
         wp.config.log_level = wp.LOG_WARNING
         wp.init()  # which streams need
-        self._stream = self._warp_stream = None
+        self._stream = self.warp_stream = None
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)
-            self._warp_stream = wp.stream_from_torch(self._stream)
+            self.warp_stream = wp.stream_from_torch(self._stream)
         fields, model_fields = read_fields(suite)
         self._read_model_fields = sorted(model_fields)
-        self._physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
-        self._graph: Any = None
-        self._is_compiled = False
+        self.physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
+        self._launch: Callable[[], None] | None = None
         self._middle, self._half = (
             torch.from_numpy(v.astype(np.float32)).to(self.device) for v in suite.control_range
         )
@@ -83,24 +87,22 @@ class WarpEngine:
     def warnings(self) -> dict[str, int]:
         """See Engine.warnings: in how many worlds a buffer was too small; waits for the device."""
         self._wait()
-        return self._physics.overflows()
+        return self.physics.overflows()
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
         self.close()
         first = self._pool.begin(seed)
         self._begin(clocks.astype(np.int32), self._num_envs)
-        self._physics.write({k: torch.from_numpy(v) for k, v in first.items()})
+        self.physics.write({k: torch.from_numpy(v) for k, v in first.items()})
         return torch.from_numpy(first["obs"]).to(self.device)
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
         with self._on_own_stream():
-            torch.addcmul(self._middle, self._half, action, out=self._physics.views["ctrl"])
-            if self._stream:
-                wp.capture_launch(self._graph, stream=self._warp_stream)
-            else:
-                self._physics.step()
+            torch.addcmul(self._middle, self._half, action, out=self.physics.views["ctrl"])
+            assert self._launch, "reset comes first"
+            self._launch()
             self._sent = self._outcome()
 
     def recv(self) -> Step:
@@ -117,13 +119,13 @@ class WarpEngine:
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float32."""
         state = self._state()
-        return {k: state[k] for k in (*STATE, *self._physics.model_fields)}
+        return {k: state[k] for k in (*STATE, *self.physics.model_fields)}
 
     def set_state(self, state: Rows) -> torch.Tensor:
         """See Engine.set_state; the observation is C MuJoCo's of the same state."""
         current = {k: v.cpu().numpy().astype(np.float64) for k, v in self.get_state().items()}
         rows = self._completed(current | state)
-        self._physics.write({k: torch.from_numpy(v) for k, v in rows.items()})
+        self.physics.write({k: torch.from_numpy(v) for k, v in rows.items()})
         return torch.from_numpy(rows["obs"]).to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class WarpEngine:
         self.close()
         self._pool.load_state_dict(state["pool"])
         self._begin(state["clocks"].numpy(), state["taken"])
-        self._physics.write(state["state"])
+        self.physics.write(state["state"])
 
     def check(self) -> None:
         """See Engine.check; logs once of each buffer that was too small."""
@@ -161,19 +163,10 @@ class WarpEngine:
         self._sent, self._lent = None, ()
 
     def _begin(self, clocks: np.ndarray, taken: int) -> None:
-        """Sets the counts; compiles a control step, and where there is a GPU captures one."""
+        """Sets the counts; compiles a control step if that was not done yet."""
         self._clocks = self._pool.put(clocks)
         self._taken = self._pool.put(np.array(taken, np.int32))
-        if self._is_compiled:
-            return
-        self._physics.compile()
-        if self._stream:
-            with wp.ScopedStream(self._warp_stream):
-                self._physics.step()
-                with wp.ScopedCapture() as capture:
-                    self._physics.step()
-            self._graph = capture.graph
-        self._is_compiled = True
+        self._launch = self._launch or self.physics.ready(self.physics.step, self.warp_stream)
 
     def _on_own_stream(self) -> Any:
         """Has torch queue on the engine's stream, behind what the caller's holds now."""
@@ -189,17 +182,17 @@ class WarpEngine:
     def _state(self) -> dict[str, torch.Tensor]:
         """Returns copies of what an episode begins with."""
         self._wait()
-        return {k: self._physics.views[k].clone() for k in self._physics.reset_fields}
+        return {k: self.physics.views[k].clone() for k in self.physics.reset_fields}
 
     def _outcome(self) -> Step:
         """Evaluates the step, and puts new episodes in the places of those that ended."""
         self._pool.renew(lambda: int(self._taken))
-        fields = {k: to_jax(v) for k, v in self._physics.views.items()}
+        fields = {k: to_jax(v) for k, v in self.physics.views.items()}
         pool, filled = self._pool.rows, self._pool.filled
         results = self._finish(fields, self._clocks, pool, filled, self._taken)
         step, state, self._clocks, self._taken = results
         copies = Step(*(to_torch(x).clone() for x in step))
-        self._physics.write({k: to_torch(v) for k, v in state.items()})
+        self.physics.write({k: to_torch(v) for k, v in state.items()})
         # Until the next export has put XLA's stream behind the copies: only then may XLA have this
         # memory again.
         self._lent = (step, state)
@@ -214,7 +207,7 @@ class WarpEngine:
         taken: jax.Array,
     ) -> Any:
         """Returns the arrays of a Step, what the worlds go on from, clocks and rows taken."""
-        task, model, of_model = self.suite.task, self.suite.model, self._physics.model_fields
+        task, model, of_model = self.suite.task, self.suite.model, self.physics.model_fields
         data = {k: v for k, v in fields.items() if k not in of_model}
         rows = {k: fields[k] for k in self._read_model_fields}
         result = jax.vmap(lambda data, rows: outcome(task, model, SimpleNamespace(**data), rows))(
@@ -229,7 +222,7 @@ class WarpEngine:
             return jnp.where(where, pool[name][index].reshape(old.shape), old)
 
         obs = begun_anew("obs", result.obs)
-        state = {k: begun_anew(k, fields[k]) for k in self._physics.reset_fields}
+        state = {k: begun_anew(k, fields[k]) for k in self.physics.reset_fields}
         step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
         return step, state, jnp.where(done, 0, clocks), taken + done.sum(dtype=jnp.int32)
 
@@ -237,7 +230,7 @@ class WarpEngine:
         """Returns what a reset writes, and "obs" (n, obs_dim), as C MuJoCo has them, float32."""
         count = len(rows["qpos"])
         rows = self._model_fields_of(count) | rows
-        names = (*self._physics.reset_fields, "obs")
+        names = (*self.physics.reset_fields, "obs")
         parts = []
         for start in range(0, count, SLAB):
             at = np.arange(start, start + SLAB) % count

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -96,13 +97,33 @@ class WarpPhysics:
 
         Its kernels go to Warp's current stream; nothing is waited for while that is captured.
         """
+        self.bare_step()
+        with wp.ScopedDevice(self._device):
+            self._refresh()
+
+    def bare_step(self) -> None:
+        """MuJoCo Warp's own steps, as many as a control step has."""
         with wp.ScopedDevice(self._device):
             for _ in range(self._suite.substeps):
                 mjw.step(self.model, self.data)
-            self._refresh()
 
-    def compile(self) -> None:
-        """Compiles what a step launches, on all cores: a launch alone compiles its own kernel."""
+    def ready(self, function: Callable[[], None], stream: wp.Stream | None) -> Callable[[], None]:
+        """Compiles what a function launches, and captures it where there is a stream, on a GPU.
+
+        Returns:
+            What does as the function does, on the stream; its worlds have gone a little way.
+        """
+        self._compile(function)
+        if not stream:
+            return function
+        with wp.ScopedStream(stream):
+            function()
+            with wp.ScopedCapture() as capture:
+                function()
+        return partial(wp.capture_launch, capture.graph, stream=stream)
+
+    def _compile(self, function: Callable[[], None]) -> None:
+        """Compiles what a function launches, on all cores: a launch compiles its kernel alone."""
         modules = collections.defaultdict(set)
 
         def launch(kernel: wp.Kernel, *_: Any, block_dim: int | None = None, **__: Any) -> None:
@@ -112,7 +133,7 @@ class WarpPhysics:
             while_body(**arguments)
 
         with _replaced(wp, launch=launch, launch_tiled=launch, capture_while=capture_while):
-            self.step()
+            function()
         for block_dim, used in modules.items():
             workers = len(os.sched_getaffinity(0))
             wp.force_load(self._device, [*used], block_dim, max_workers=workers)

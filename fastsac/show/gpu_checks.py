@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import subprocess
 import tempfile
@@ -102,8 +103,8 @@ def dlpack(device: torch.device) -> str:
 
 def memory(device: torch.device) -> str:
     """The fast preset's plan fits into the memory that is free."""
-    config = preset_config(_LARGE, "fast", engine="mjx", device=str(device))
-    env = make(config.task, config.num_envs, "mjx", device)
+    config = preset_config(_LARGE, "fast", device=str(device))
+    env = make(config.task, config.num_envs, config.engine, device)
     try:
         plan = memory_plan(config, env.obs_dim, env.action_dim, env.engine.reset_bytes)
     finally:
@@ -212,17 +213,19 @@ def _learner(device: torch.device) -> tuple[SAC, ReplayBuffer]:
     return agent, replay
 
 
-def compiled_step(device: torch.device, num_envs: int = 4096, steps: int = 10) -> str:
-    """MJX's compiled step leads where the native engine's does."""
-    mjx = make(_SMALL, num_envs, "mjx", device)
+def compiled_step(engine: str, device: torch.device, num_envs: int = 4096, steps: int = 10) -> str:
+    """A GPU engine's compiled step leads where the native engine's does."""
+    if engine == "warp" and not importlib.util.find_spec("warp"):
+        return "warp-lang is not installed, so mjx steps the worlds: pip install 'fastsac[warp]'"
+    ours = make(_SMALL, num_envs, engine, device)
     native = make(_SMALL, num_envs, "native", "cpu")
     generator, worst = torch.Generator().manual_seed(0), 0.0
     try:
-        mjx.reset(seed=0)
+        ours.reset(seed=0)
         native.reset(seed=0)
         for number in range(1, steps + 1):
             action = torch.rand(num_envs, 1, generator=generator) * 2 - 1
-            got, wanted = mjx.step(action.to(device)), native.step(action)
+            got, wanted = ours.step(action.to(device)), native.step(action)
             error = _error(got[0], wanted[0])
             _require(error <= _TOLERANCE, f"step {number} differs from C MuJoCo's by {error:.1e}")
             # 0 or 1, so a world at the bound may have the other one.
@@ -230,7 +233,7 @@ def compiled_step(device: torch.device, num_envs: int = 4096, steps: int = 10) -
             _require(odd <= 1e-3, f"the reward of step {number} is another in {odd:.1%} of worlds")
             worst = max(worst, error)
     finally:
-        mjx.close()
+        ours.close()
         native.close()
     return f"{steps} steps of {num_envs} pendulums agree with C MuJoCo {_within(worst)}"
 
@@ -256,7 +259,7 @@ def throughput(
     device: torch.device, config: TrainConfig | None = None, seconds: float = 5.0
 ) -> str:
     """The training loop runs; says how fast."""
-    config = config or preset_config(_SMALL, "fast", engine="mjx", device=str(device), strict=True)
+    config = config or preset_config(_SMALL, "fast", device=str(device), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, run_dir=str(Path(folder) / "run"))
         with _Loop(config) as run:
@@ -296,7 +299,7 @@ CHECKS = (
     Check("dlpack", dlpack, "take the versions of torch and jax in constraints.txt"),
     *(Check(f"kernel {k}", partial(kernel, k), _REPORT) for k in _KERNELS),
     Check("captured update", captured_update, _REPORT),
-    Check("mjx step", compiled_step, _REPORT),
+    *(Check(f"{e} step", partial(compiled_step, e), _REPORT) for e in ("warp", "mjx")),
     Check("throughput", throughput, _REPORT),
 )
 

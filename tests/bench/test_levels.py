@@ -87,6 +87,13 @@ def test_the_bare_physics_of_mjx(quick_steps):
     assert physics["median"] > 0 and physics["compile_s"] > 0.5
 
 
+def test_the_bare_physics_of_warp(quick_steps):
+    pytest.importorskip("warp")
+    cases = [case for case in envs._warp("cheetah_run", 4) if case.labels["variant"] == "physics"]
+    (physics,) = run(cases, 2)
+    assert physics["median"] > 0 and physics["engine"] == "warp"
+
+
 def test_the_whole_loop_learns_and_its_parts_are_its_work():
     config = preset_config("cartpole_balance", "cpu", num_envs=4, updates_per_step=3, **TINY)
     with train._started(config) as loop:
@@ -148,7 +155,7 @@ def test_a_group_of_each_level_on_a_gpu(level):
 def test_the_gpus_cases(as_on_a_gpu):
     for quick in (True, False):
         levels = {level: cases_of(level, quick) for level in command._LEVELS}
-        assert {c.labels["engine"] for c in levels["envs"]} == {"mjx"}
+        assert {c.labels["engine"] for c in levels["envs"]} == {"warp", "mjx"}
         worlds = {c.labels["num_envs"] for c in levels["envs"] if c.labels["variant"] == "ours"}
         assert worlds >= ({4096, 16384} if quick else {64, 256, 1024, 4096, 8192, 16384})
         variants = {c.labels["variant"] for c in levels["envs"]}

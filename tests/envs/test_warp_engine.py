@@ -161,7 +161,7 @@ def test_a_state_is_what_was_set_and_its_observation_the_steps(shared, actions):
 
 def test_no_copy_between_warp_and_torch(shared):
     engine = shared("reacher_hard", BATCH, "warp").engine
-    physics = engine._physics
+    physics = engine.physics
     for name, view in physics.views.items():
         array = getattr(physics.model if name in physics.model_fields else physics.data, name)
         assert view.data_ptr() == array.ptr or not view.numel(), name

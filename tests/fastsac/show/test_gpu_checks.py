@@ -139,8 +139,10 @@ def test_updates_that_fell_back_to_eager_ones_are_no_graph(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_compiled_step():
-    said = gpu_checks.compiled_step(CPU, num_envs=4, steps=3)
+@pytest.mark.parametrize("engine", ["warp", "mjx"])
+def test_the_compiled_step(engine):
+    pytest.importorskip(engine if engine == "warp" else "mujoco.mjx")
+    said = gpu_checks.compiled_step(engine, CPU, num_envs=4, steps=3)
     assert said.startswith("3 steps of 4 pendulums agree with C MuJoCo within ")
 
 
@@ -167,10 +169,12 @@ def test_what_differs_from_the_native_engine(monkeypatch, fault, sentence):
 
     monkeypatch.setattr(gpu_checks, "make", make)
     if sentence is None:
-        assert gpu_checks.compiled_step(CPU, 4, 3).endswith("agree with C MuJoCo to the last bit")
+        assert gpu_checks.compiled_step("mjx", CPU, 4, 3).endswith(
+            "agree with C MuJoCo to the last bit"
+        )
         return
     with pytest.raises(AssertionError, match=sentence):
-        gpu_checks.compiled_step(CPU, 4, 3)
+        gpu_checks.compiled_step("mjx", CPU, 4, 3)
 
 
 def test_throughput(monkeypatch, tmp_path):
