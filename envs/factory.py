@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -73,26 +73,41 @@ def make(
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
     given = None if device is None else _checked_device(device)
-    engine, device, warning = choose(engine, given, _on_gpu(entry), seen())
+    chosen, device, warning = choose(engine, given, next(_on_gpu(entry), None), seen())
     if warning:
         logging.getLogger("fastsac").warning(warning)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if engine == "native" and num_envs * world_bytes(entry) > memory:
-        raise EngineUnavailable(
-            f"num_envs {num_envs} is more than fits into this machine's {memory / 1e9:.0f} GB"
-        )
-    if engine == "native":
-        require_jax_cpu()
     suite = load_suite(entry, randomize)
-    built = _built(engine, suite, num_envs, solver == "fast")
-    target = _checked_device(built.device if device is None else device)
+    # What of a user's model or randomisation an engine cannot hold shows when it is built.
+    engines = [*_on_gpu(entry), "native"] if engine == "auto" and chosen != "native" else [chosen]
+    for name in engines:
+        try:
+            if name == "native":
+                _require_room(entry, num_envs)
+            built = _built(name, suite, num_envs, solver == "fast")
+            break
+        except EngineUnavailable as error:
+            if name == engines[-1]:
+                raise
+            logging.getLogger("fastsac").warning("warning: %s", error)
+    if device is None:
+        device = "cuda" if built.name == "native" and chosen != "native" else built.device
+    target = _checked_device(device)
     current = torch.cuda.current_device() if built.device.type == "cuda" else None
     require_one_gpu(built.device, target, current)
     return VectorEnv(built, num_envs, target, seed)
 
 
+def _require_room(task: Task, num_envs: int) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if num_envs * world_bytes(task) > memory:
+        raise EngineUnavailable(
+            f"num_envs {num_envs} is more than fits into this machine's {memory / 1e9:.0f} GB"
+        )
+
+
 def _built(engine: str, suite: Suite, num_envs: int, fast: bool) -> Engine:
     if engine == "native":
+        require_jax_cpu()
         return NativeEngine(suite, num_envs)
     try:
         if engine == "warp":
@@ -125,14 +140,14 @@ def engine_for(task: str, engine: str) -> str:
     """
     if engine != "auto":
         return engine
-    return choose(engine, None, _on_gpu(find(task)), seen()).engine
+    return choose(engine, None, next(_on_gpu(find(task)), None), seen()).engine
 
 
-def _on_gpu(task: Task) -> str | None:
-    """Returns the engine for a task's worlds on a GPU, if any can hold it."""
-    has_warp = importlib.util.find_spec("warp") is not None
-    engines = (e for e, refusal in task.refusals.items() if not refusal)
-    return next((e for e in engines if e != "warp" or has_warp), None)
+def _on_gpu(task: Task) -> Iterator[str]:
+    """Yields the engines that can hold a task's worlds on a GPU, the one to prefer first."""
+    for engine, refusal in task.refusals.items():
+        if not refusal and (engine != "warp" or importlib.util.find_spec("warp")):
+            yield engine
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -136,7 +136,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """MuJoCo's warnings so far by kind, such as badqacc or contactfull; none from MJX.
 
         A world with one of bad ctrl, qpos, qvel or qacc is ``invalid``; a full contact or
-        constraint buffer leaves contacts out, and the world goes on.
+        constraint buffer leaves contacts out, and the world goes on. From Warp come those of
+        buffers, and in how many worlds.
         """
         return dict(self.engine.warnings)
 
@@ -144,8 +145,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """Returns the state: equal states and actions have equal futures.
 
         qpos (B, nq), qvel (B, nv), act (B, na), the solver's warm start qacc_warmstart (B, nv)
-        and the model fields that are per world; copies. float64 from the native engine, jax's
-        default float type from MJX. Episode clocks are not part of it.
+        and the model fields that are per world; copies. float64 from the native engine, float32
+        from Warp, jax's default float type from MJX. Episode clocks are not part of it.
         """
         self._require_ready()
         return {k: self._to_device(v) for k, v in self.engine.get_state().items()}

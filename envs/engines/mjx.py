@@ -6,7 +6,6 @@ that launches it, and the way of its results to torch.
 
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,11 +18,10 @@ from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds, in_float32
+from fastsac.envs.engines.pool import SLAB, drawing_threads, pool_size, renewed
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.suite import SENSORS, STATE, Suite
 
-# Pool rows that are renewed together.
-_SLAB = 64
 # XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data: a guess on the
 # safe side until a GPU has measured it.
 _COPIES_OF_A_WORLD = 8
@@ -53,9 +51,8 @@ class MjxEngine(TracedWorlds):
         self.warnings: dict[str, int] = {}  # MJX gives none
         self._jax_device = jax_device()
         self.device = torch_device(self._jax_device)
-        # Room for all worlds to reset at once before the rows they used last are renewed, so that
-        # no row is used twice. It starts half full: drawing is what a reset costs.
-        self._pool_rows = (math.ceil(2 * num_envs / _SLAB) + 3) * _SLAB
+        # It starts half full: drawing is what a reset costs.
+        self._pool_rows = pool_size(num_envs)
         self._written = 0
         self._source: InitialStates | None = None
         self._worlds: Worlds | None = None
@@ -67,7 +64,7 @@ class MjxEngine(TracedWorlds):
         self._start = jax.jit(in_float32(self._start_worlds))
         self._step = jax.jit(in_float32(self._step_worlds), donate_argnums=0)
         self._set = jax.jit(in_float32(self._set_worlds), donate_argnums=0)
-        self._renew = jax.jit(_renew_rows, donate_argnums=0)
+        self._renew = jax.jit(renewed, donate_argnums=0)
         self.obs_dim = suite.obs_dim
 
     @property
@@ -85,8 +82,8 @@ class MjxEngine(TracedWorlds):
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
         self.close()
-        self._source = InitialStates(self.suite, seed)
-        self._written = (math.ceil(self._num_envs / _SLAB) + 2) * _SLAB
+        self._source = InitialStates(self.suite, seed, threads=drawing_threads())
+        self._written = (math.ceil(self._num_envs / SLAB) + 2) * SLAB
         rows = self._cast(self._source.take(self._written))
         empty = self._pool_rows - self._written
         pool = {k: jnp.pad(v, [(0, empty)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
@@ -156,7 +153,9 @@ class MjxEngine(TracedWorlds):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine.load_state_dict."""
         self.close()
-        self._source = InitialStates(self.suite, **state["initial_states"])
+        self._source = InitialStates(
+            self.suite, **state["initial_states"], threads=drawing_threads()
+        )
         self._written = state["written"]
         self._steps_until_renewal = state["steps_until_renewal"]
         counts = {k: self._put(v.numpy()) for k, v in state["counts"].items()}
@@ -188,18 +187,18 @@ class MjxEngine(TracedWorlds):
     @property
     def _renewal_interval(self) -> int:
         """Steps in which the worlds together use up about one slab of rows."""
-        return max(1, _SLAB * self.suite.max_episode_steps // self._num_envs)
+        return max(1, SLAB * self.suite.max_episode_steps // self._num_envs)
 
     def _renew_pool(self) -> None:
         """Renews what the time limit uses up in an interval, without asking the device."""
-        self._renew_slabs(math.ceil(self._num_envs / self.suite.max_episode_steps / _SLAB))
+        self._renew_slabs(math.ceil(self._num_envs / self.suite.max_episode_steps / SLAB))
         self._steps_until_renewal = self._renewal_interval
 
     def _renew_used_rows(self) -> None:
         """Keeps a row for each world ahead; waits for the last step in order to know how many."""
         assert self._worlds
         ahead = self._written - int(self._worlds.taken)
-        self._renew_slabs(math.ceil(max(0, self._num_envs + _SLAB - ahead) / _SLAB))
+        self._renew_slabs(math.ceil(max(0, self._num_envs + SLAB - ahead) / SLAB))
 
     def _renew_slabs(self, count: int) -> None:
         """Fills the pool, then overwrites the oldest rows."""
@@ -209,8 +208,8 @@ class MjxEngine(TracedWorlds):
         pool = self._worlds.pool
         for _ in range(count):
             start = self._written % self._pool_rows
-            pool = self._renew(pool, self._cast(self._source.take(_SLAB)), start)
-            self._written += _SLAB
+            pool = self._renew(pool, self._cast(self._source.take(SLAB)), start)
+            self._written += SLAB
         filled = self._put(np.array(min(self._written, self._pool_rows), np.int32))
         self._worlds = self._worlds._replace(pool=pool, filled=filled)
 
@@ -248,10 +247,3 @@ def _finished(copy: torch.Tensor) -> torch.Tensor:
 def _on_cpu(arrays: dict[str, jax.Array]) -> dict[str, torch.Tensor]:
     """Returns copies: jax refuses to donate what torch has a view of."""
     return {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-
-
-def _renew_rows(
-    pool: dict[str, jax.Array], rows: dict[str, jax.Array], start: int
-) -> dict[str, jax.Array]:
-    put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-    return {k: put(v, rows[k]) for k, v in pool.items()}

@@ -17,6 +17,11 @@ SLAB = 64  # rows that are drawn and renewed together
 _THREADS = 4  # that draw, where there are cores for them
 
 
+def drawing_threads() -> int:
+    """Returns how many threads draw for a pool."""
+    return min(_THREADS, len(os.sched_getaffinity(0)))
+
+
 def pool_size(num_envs: int) -> int:
     """Returns the rows of a pool.
 
@@ -132,8 +137,7 @@ class StatePool:
 
     def _open(self, seed: int, start: int = 0) -> None:
         self.close()
-        threads = min(_THREADS, len(os.sched_getaffinity(0)))
-        self._source = InitialStates(self._suite, seed, start, threads)
+        self._source = InitialStates(self._suite, seed, start, drawing_threads())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="state-pool")
         self._ahead: Future[Rows] | None = None
         self._given = start

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastsac
-from fastsac.envs import EngineUnavailable, devices
+from fastsac.envs import EngineUnavailable, devices, factory
 from fastsac.envs.devices import (
     Choice,
     Seen,
@@ -17,12 +17,14 @@ from fastsac.envs.devices import (
     require_one_gpu,
     torch_device,
 )
+from fastsac.envs.registry import find
 
 NOTHING, BOTH = Seen(False, False), Seen(True, True)
 WRONG_JAX, WRONG_TORCH = Seen(False, True), Seen(True, False)
 CPU_WANTED = Seen(False, True, jax_cpu_wanted=True)
 GPU = [torch.device("cuda", i) for i in range(2)]
 CPU = torch.device("cpu")
+TASK = find("cartpole_balance")
 
 
 def test_where_jax_and_torch_agree_nothing_is_said():
@@ -76,6 +78,26 @@ def test_make_goes_by_it(monkeypatch, caplog):
     assert env.engine_name == "native" and env.device == CPU
     [said] = caplog.records
     assert said.getMessage().startswith("warning: torch has a GPU here and jax only the CPU")
+
+
+def test_auto_goes_on_where_an_engine_cannot_hold_a_model(monkeypatch, caplog):
+    built = factory._built
+
+    def only_native(name, *arguments):
+        if name != "native":
+            raise EngineUnavailable(f"{name} cannot hold it")
+        return built(name, *arguments)
+
+    monkeypatch.setattr(factory, "seen", lambda: BOTH)
+    monkeypatch.setattr(factory, "_built", only_native)
+    env = fastsac.make("cartpole_balance", device="cpu")
+    env.close()
+    assert env.engine_name == "native"
+    said = [record.getMessage() for record in caplog.records]
+    assert said[-1] == "warning: mjx cannot hold it" and len(said) == len([*factory._on_gpu(TASK)])
+    for engine in ("warp", "mjx"):
+        with pytest.raises(EngineUnavailable, match=f"{engine} cannot hold it"):
+            fastsac.make("cartpole_balance", engine=engine, device="cpu")
 
 
 def test_a_jax_that_does_not_start_is_one_sentence(monkeypatch):
