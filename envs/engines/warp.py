@@ -13,6 +13,7 @@ recv: its updates.
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,7 @@ class WarpEngine:
             torch.from_numpy(v.astype(np.float32)).to(self.device) for v in suite.control_range
         )
         self._c_mujoco = NativeEngine(suite, SLAB, num_threads=1)  # observes initial states
+        self._c_mujoco_is_used = threading.Lock()  # by the pool's thread and by set_state
         self._pool = StatePool(suite, num_envs, where, self._completed)
         self._finish = jax.jit(self._finished)
         self._sent: Step | None = None
@@ -235,8 +237,9 @@ class WarpEngine:
         for start in range(0, count, SLAB):
             at = np.arange(start, start + SLAB) % count
             part = {k: rows[k][at] for k in (*STATE, *self.suite.model_fields)}
-            part["obs"] = self._c_mujoco.set_state(part).numpy()
-            part |= {k: self._c_mujoco.read(k) for k in names if k not in part}
+            with self._c_mujoco_is_used:
+                part["obs"] = self._c_mujoco.set_state(part).numpy()
+                part |= {k: self._c_mujoco.read(k) for k in names if k not in part}
             parts.append(part)
         return {k: np.concatenate([p[k] for p in parts])[:count].astype(np.float32) for k in names}
 

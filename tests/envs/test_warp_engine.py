@@ -3,6 +3,9 @@
 import dataclasses
 import logging
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 import fastsac
 from fastsac.envs import EngineUnavailable
+from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
 from tests.envs.free_run import require_float32
@@ -82,8 +86,6 @@ def pendulum():
 
 @pytest.fixture(scope="module")
 def native_pendulum():
-    from fastsac.envs.engines.native import NativeEngine
-
     suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=4)
     engine = NativeEngine(suite, 8)
     yield engine
@@ -111,6 +113,32 @@ def test_resets_alike_through_a_pool_that_is_renewed(pendulum, native_pendulum):
         assert torch.equal(starts[-1], theirs.obs[theirs.done])
     starts = torch.cat(starts)
     assert len(starts) == 400 and torch.unique(starts, dim=0).shape == starts.shape
+
+
+@pytest.mark.parametrize("task", ["reacher_hard", "finger_turn_hard"])
+def test_an_episode_that_follows_has_the_places_of_its_own(task, actions):
+    """Places of geoms and sites a world, which a reset in the middle of the others must bring."""
+    suite = dataclasses.replace(load_suite(find(task)), max_episode_steps=3)
+    engines = [kind(suite, BATCH) for kind in (WarpEngine, NativeEngine)]
+    for engine in engines:
+        engine.reset(3, np.array([0, 1, 2, 2]))
+    before = engines[0].get_state()
+    for i, action in enumerate(actions(SimpleNamespace(num_envs=BATCH, action_dim=2), 9)):
+        for engine in engines:
+            engine.send(action)
+        ours, theirs = (engine.recv() for engine in engines)
+        assert torch.equal(ours.done, theirs.done) and ours.done.any()
+        assert torch.equal(ours.obs[ours.done], theirs.obs[ours.done])
+        torch.testing.assert_close(ours.final_obs, theirs.final_obs, atol=2e-4, rtol=1e-5)
+        torch.testing.assert_close(ours.reward, theirs.reward, atol=1e-4, rtol=0)
+        state, expected = (engine.get_state() for engine in engines)
+        for name in suite.model_fields:
+            assert torch.equal(state[name], expected[name].float()), name
+            same = (state[name] == before[name]).flatten(1).all(dim=1)
+            assert torch.equal(same, ~ours.done), (name, i)
+        before = state
+    for engine in engines:
+        engine.close()
 
 
 def test_a_task_that_ends_its_episodes_has_a_start_for_each():
@@ -157,6 +185,27 @@ def test_a_state_is_what_was_set_and_its_observation_the_steps(shared, actions):
         assert torch.equal(value, state[name].float()), name
     for action in actions(env, 3):
         torch.testing.assert_close(env.step(action)[0], native.step(action)[0], rtol=0, atol=5e-6)
+
+
+def test_a_state_is_set_while_the_next_initial_states_are_drawn(pendulum, monkeypatch):
+    """Both ask the one C MuJoCo for observations, the pool from a thread of its own."""
+    random = np.random.default_rng(0)
+    pendulum.reset(0, np.zeros(8, np.int64))
+    width = {"qpos": 1, "qvel": 1, "act": 0, "qacc_warmstart": 1}
+    rows = [{k: random.uniform(-1, 1, (64, n)) for k, n in width.items()} for _ in range(2)]
+    expected = [pendulum._completed(row) for row in rows]
+    observe = pendulum._c_mujoco._observe
+
+    def observe_late():
+        time.sleep(0.05)  # the other thread's turn
+        return observe()
+
+    monkeypatch.setattr(pendulum._c_mujoco, "_observe", observe_late)
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            for found, right in zip(threads.map(pendulum._completed, rows), expected, strict=True):
+                for name, value in right.items():
+                    np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_no_copy_between_warp_and_torch(shared):
