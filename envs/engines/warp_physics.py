@@ -166,10 +166,15 @@ class WarpPhysics:
         mjw.sensor_vel(model, data)
 
     def _view(self, name: str, num_envs: int) -> torch.Tensor:
-        array = getattr(self.model if name in self.model_fields else self.data, name)
+        if name in self.model_fields:
+            shape = num_envs, *getattr(self._suite.model, name).shape  # Warp splits geom_aabb in 2
+            array = getattr(self.model, name)
+            if array.size:
+                return wp.to_torch(array).view(shape)
+            return torch.zeros(shape, device=wp.device_to_torch(self._device))
+        array = getattr(self.data, name)
         if array.size:
-            view = wp.to_torch(array)
-            return view.reshape(num_envs, -1) if name == _TERRAIN else view
+            return wp.to_torch(array)
         return torch.zeros(num_envs, 0, device=wp.device_to_torch(self._device))
 
 

@@ -76,9 +76,11 @@ def slider_is_registered():
         yield
 
 
-@pytest.fixture(scope="module", params=["native", "mjx"])
+@pytest.fixture(scope="module", params=["native", "mjx", "warp"])
 def slider(request):
     """Three worlds of the sliding box."""
+    if request.param == "warp":
+        pytest.importorskip("warp")
     env = fastsac.make("slider", num_envs=3, engine=request.param)
     yield env
     env.close()

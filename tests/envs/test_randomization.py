@@ -17,12 +17,12 @@ from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
-ENGINES = {"native": NativeEngine, "mjx": MjxEngine}
+ENGINES = ("native", "mjx", "warp")
 FROM_MASS = ("body_subtreemass", "body_invweight0", "dof_invweight0")
 NO_ACTUATION = int(mujoco.mjtDisableBit.mjDSBL_ACTUATION)
 QPOS = dict(rtol=0, atol=1e-9)
-# An episode of reacher: MJX's float32 is 1e-6 off, 1% of a mass makes 1e-2.
-MJX_OBS = dict(rtol=0, atol=1e-5)
+# An episode of reacher: float32 is 1e-6 off, 1% of a mass makes 1e-2.
+FLOAT32_OBS = dict(rtol=0, atol=1e-5)
 EPISODE = 10  # control steps of reacher here
 
 
@@ -49,6 +49,15 @@ REACHER = load_suite(find("reacher_hard")).model
 WORLDS = 6
 
 
+def _kind(engine):
+    if engine == "warp":
+        pytest.importorskip("warp")
+        from fastsac.envs.engines.warp import WarpEngine
+
+        return WarpEngine
+    return {"native": NativeEngine, "mjx": MjxEngine}[engine]
+
+
 @pytest.fixture(scope="module")
 def reacher():
     """Returns an engine's reacher with drawn masses and fingers and short episodes."""
@@ -58,7 +67,8 @@ def reacher():
         if engine not in made:
             drawn = {"body_mass": scaled(0.5, 2), "geom_size": other_finger}
             suite = load_suite(find("reacher_hard"), drawn)
-            worlds = ENGINES[engine](dataclasses.replace(suite, max_episode_steps=EPISODE), WORLDS)
+            short = dataclasses.replace(suite, max_episode_steps=EPISODE)
+            worlds = _kind(engine)(short, WORLDS)
             made[engine] = VectorEnv(worlds, WORLDS, torch.device("cpu"), seed=0)
         return made[engine]
 
@@ -90,15 +100,17 @@ def test_every_episode_of_every_world_draws_its_own(reacher):
     assert not np.isin(drawn[..., moving], masses(reacher("native"), seed=1)).any()
 
 
-def test_both_engines_draw_the_same(reacher, close):
-    close(masses(reacher("mjx"), seed=0), masses(reacher("native"), seed=0), "float32")
-    native, mjx = (reacher(engine).get_state() for engine in ("native", "mjx"))
-    assert mjx.keys() <= native.keys()
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_all_engines_draw_the_same(engine, reacher, close):
+    close(masses(reacher(engine), seed=0), masses(reacher("native"), seed=0), "float32")
+    native, state = (reacher(name).get_state() for name in ("native", engine))
+    assert state.keys() <= native.keys()
     for name in ("body_mass", "geom_size", "geom_pos", *FROM_MASS):
-        close(mjx[name], native[name], "float32", name)
+        close(state[name], native[name], "float32", name)
 
 
-def test_both_engines_step_the_same_worlds(reacher, actions):
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_all_engines_step_the_same_worlds(engine, reacher, actions):
     def rollout(engine, factor=1.0):
         env = reacher(engine)
         env.reset(seed=0)
@@ -106,9 +118,9 @@ def test_both_engines_step_the_same_worlds(reacher, actions):
         return torch.stack(obs + [env.step(a)[0] for a in actions(env, EPISODE - 1)])
 
     expected = rollout("native")
-    np.testing.assert_allclose(rollout("mjx"), expected, **MJX_OBS)
+    np.testing.assert_allclose(rollout(engine), expected, **FLOAT32_OBS)
     with pytest.raises(AssertionError):
-        np.testing.assert_allclose(rollout("mjx", factor=1.01), expected, **MJX_OBS)
+        np.testing.assert_allclose(rollout(engine, factor=1.01), expected, **FLOAT32_OBS)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
