@@ -159,11 +159,13 @@ def _open_warp_physics(task: str, num_envs: int) -> Any:
     env.reset(seed=0)
     engine: Any = env.engine  # its module needs warp-lang
     step = engine.physics.ready(engine.physics.bare_step, engine.warp_stream)
+    env.reset(seed=0)
     ctrl = engine.physics.views["ctrl"]
 
     def step_on(control: torch.Tensor) -> None:
-        ctrl.copy_(control)
-        step()
+        with engine.on_own_stream():
+            ctrl.copy_(control)
+            step()
 
     controls = engine.suite.control(random_actions(num_envs, env.action_dim).numpy())
     wait = torch.cuda.synchronize if ctrl.is_cuda else lambda: None

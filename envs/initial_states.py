@@ -67,7 +67,7 @@ class InitialStates:
         Raises:
             Exception: whatever dm_control raised.
         """
-        for job in self._ahead:
+        for job in tuple(self._ahead):  # which a pool's thread may be changing
             if job.done():
                 job.result()
 

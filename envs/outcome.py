@@ -1,4 +1,4 @@
-"""What a control step means to the learner, computed for one world; both engines vmap it."""
+"""What a control step means to the learner, computed for one world; every engine vmaps it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -17,8 +17,9 @@ from fastsac.envs.compilation_cache import compile_notice
 from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
-from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds, in_float32
+from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds
 from fastsac.envs.engines.pool import SLAB, drawing_threads, pool_size, renewed
+from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.suite import SENSORS, STATE, Suite
 

@@ -5,8 +5,6 @@ task reads belongs to the new state; ``mjx.step`` would leave it one substep beh
 reward, time limit, NaN guard and auto-reset are part of the same call.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -154,19 +152,3 @@ class TracedWorlds:
             lambda carry: carry[0].any(), reset_some, (done, worlds, obs)
         )
         return worlds, obs
-
-
-def in_float32(traced: Callable[..., Any]) -> Callable[..., Any]:
-    """Traces a function's matrix products at the precision of their numbers.
-
-    By default XLA multiplies float32 in TF32 on Ampere and newer, with 10 bits: Newton's Hessian
-    and the mass matrix are among them, and cheetah's observations then err by 7e-4 after a control
-    step instead of 3e-5 (emulated). What the program around sets for itself stays.
-    """
-
-    @functools.wraps(traced)
-    def wrapped(*args: Any) -> Any:
-        with jax.default_matmul_precision("highest"):
-            return traced(*args)
-
-    return wrapped

@@ -62,6 +62,7 @@ class StatePool:
         self._complete = complete
         self._source: InitialStates | None = None
         self._worker: ThreadPoolExecutor | None = None
+        self._ahead: Future[Rows] | None = None
         self._renewed = jax.jit(renewed, donate_argnums=0)
 
     def begin(self, seed: int) -> Rows:
@@ -70,7 +71,7 @@ class StatePool:
         slabs = [self._next_slab() for _ in range(math.ceil(self._num_envs / SLAB) + 2)]
         first = {k: np.concatenate([slab[k] for slab in slabs]) for k in slabs[0]}
         self._written = len(slabs) * SLAB
-        self._steps_until_renewal = self._interval
+        self._steps_done = 0
         empty = pool_size(self._num_envs) - self._written
         self.rows = {
             k: self.put(np.pad(v, [(0, empty)] + [(0, 0)] * (v.ndim - 1))) for k, v in first.items()
@@ -89,11 +90,9 @@ class StatePool:
             ahead = self._written - taken()
             count = math.ceil(max(0, self._num_envs + SLAB - ahead) / SLAB)
         else:
-            self._steps_until_renewal -= 1
-            if self._steps_until_renewal > 0:
-                return
-            self._steps_until_renewal = self._interval
-            count = math.ceil(self._num_envs / self._suite.max_episode_steps / SLAB)
+            # A row for as many control steps of worlds as the time limit allows.
+            of_a_slab = SLAB * self._suite.max_episode_steps
+            count, self._steps_done = divmod(self._steps_done + self._num_envs, of_a_slab)
         for _ in range(count):
             rows = {k: self.put(v) for k, v in self._next_slab().items()}
             self.rows = self._renewed(self.rows, rows, self._written % pool_size(self._num_envs))
@@ -107,7 +106,7 @@ class StatePool:
         return {
             "rows": {k: torch.from_numpy(np.array(v)) for k, v in self.rows.items()},
             "written": self._written,
-            "steps_until_renewal": self._steps_until_renewal,
+            "steps_done": self._steps_done,
             "initial_states": self._source.state_dict() | {"start": self._given},
         }
 
@@ -115,7 +114,7 @@ class StatePool:
         """Goes on from what state_dict returned."""
         self._open(**state["initial_states"])
         self._written = state["written"]
-        self._steps_until_renewal = state["steps_until_renewal"]
+        self._steps_done = state["steps_done"]
         self.rows = {k: self.put(np.asarray(v)) for k, v in state["rows"].items()}
         self._count_filled()
 
@@ -123,6 +122,8 @@ class StatePool:
         """Raises what has stopped a thread that draws."""
         if self._source:
             self._source.check()
+        if self._ahead and self._ahead.done():
+            self._ahead.result()
 
     def close(self) -> None:
         """Ends the threads."""
@@ -139,13 +140,8 @@ class StatePool:
         self.close()
         self._source = InitialStates(self._suite, seed, start, drawing_threads())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="state-pool")
-        self._ahead: Future[Rows] | None = None
+        self._ahead = None
         self._given = start
-
-    @property
-    def _interval(self) -> int:
-        """Steps in which the worlds together use up about one slab of rows."""
-        return max(1, SLAB * self._suite.max_episode_steps // self._num_envs)
 
     def _count_filled(self) -> None:
         filled = min(self._written, pool_size(self._num_envs))

@@ -5,8 +5,8 @@ included, and torch copies what new episodes begin with back into it. On a GPU a
 on one stream of torch's, which jax's own waits for and is waited for by, event by event; the host
 waits for nothing. On a CPU, where Warp serves tests, the same functions run at once.
 
-The order of a vector step's events: the caller's stream, with its action -> controls (torch),
-control step (Warp's graph) -> outcome (jax) -> results copied out, new episodes' states copied in
+The order of a vector step's events: the caller's stream, with its action and the controls (torch)
+-> control step (Warp's graph) -> outcome (jax) -> results copied out, new episodes' states in
 (torch) -> the caller's stream, at recv. Beside it runs what the caller queues between send and
 recv: its updates.
 """
@@ -29,7 +29,8 @@ from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.native import NativeEngine
-from fastsac.envs.engines.pool import SLAB, StatePool
+from fastsac.envs.engines.pool import SLAB, StatePool, pool_size
+from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.engines.warp_physics import WarpPhysics
 from fastsac.envs.initial_states import Rows
 from fastsac.envs.outcome import endings, outcome
@@ -56,7 +57,6 @@ class WarpEngine:
     """
 
     name = "warp"
-    reset_bytes = 0  # Warp takes its memory at once
     compile_notice = "compiling the physics, up to a minute; the next start reads it from a cache"
 
     def __init__(self, suite: Suite, num_envs: int, fast: bool = False):
@@ -80,10 +80,17 @@ class WarpEngine:
         self._c_mujoco = NativeEngine(suite, SLAB, num_threads=1)  # observes initial states
         self._c_mujoco_is_used = threading.Lock()  # by the pool's thread and by set_state
         self._pool = StatePool(suite, num_envs, where, self._completed)
-        self._finish = jax.jit(self._finished)
+        self._finish = jax.jit(in_float32(self._finished))
         self._sent: Step | None = None
         self._lent: Any = ()
         self._reported: set[str] = set()
+
+    @property
+    def reset_bytes(self) -> int:
+        """See Engine.reset_bytes: the pool and jax's results; Warp's arrays are there already."""
+        physics, rows = self.physics, pool_size(self._num_envs) + 2 * self._num_envs
+        numbers = self.obs_dim + sum(physics.views[k][0].numel() for k in physics.reset_fields)
+        return rows * numbers * 4
 
     @property
     def warnings(self) -> dict[str, int]:
@@ -101,9 +108,11 @@ class WarpEngine:
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
-        with self._on_own_stream():
-            torch.addcmul(self._middle, self._half, action, out=self.physics.views["ctrl"])
-            assert self._launch, "reset comes first"
+        assert self._launch, "reset comes first"
+        # On the caller's stream, which recv has put behind the last step: its action may be gone or
+        # written over as soon as this returns.
+        torch.addcmul(self._middle, self._half, action, out=self.physics.views["ctrl"])
+        with self.on_own_stream():
             self._launch()
             self._sent = self._outcome()
 
@@ -169,8 +178,9 @@ class WarpEngine:
         self._clocks = self._pool.put(clocks)
         self._taken = self._pool.put(np.array(taken, np.int32))
         self._launch = self._launch or self.physics.ready(self.physics.step, self.warp_stream)
+        self._wait()  # for the step done meanwhile: the first states are written after it
 
-    def _on_own_stream(self) -> Any:
+    def on_own_stream(self) -> Any:
         """Has torch queue on the engine's stream, behind what the caller's holds now."""
         if not self._stream:
             return contextlib.nullcontext()

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import copy
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,9 +30,19 @@ _SHORT_FIELDS = {
     *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos"),
     *("site_xmat", "subtree_com", "cinert", "cdof", "cvel", "ten_length", "xanchor", "xaxis"),
 }
-_LONG_SENSORS = {
+_SHORT_SENSORS = {
     int(getattr(mujoco.mjtSensor, f"mjSENS_{name}"))
-    for name in ("ACTUATORPOS", "ACTUATORVEL", "TENDONVEL", "E_POTENTIAL", "E_KINETIC")
+    for name in (
+        *("TOUCH", "ACCELEROMETER", "VELOCIMETER", "GYRO", "FORCE", "TORQUE", "MAGNETOMETER"),
+        *("RANGEFINDER", "JOINTPOS", "JOINTVEL", "TENDONPOS", "BALLQUAT", "BALLANGVEL"),
+        *("FRAMEPOS", "FRAMEQUAT", "FRAMEXAXIS", "FRAMEYAXIS", "FRAMEZAXIS", "FRAMELINVEL"),
+        *("FRAMEANGVEL", "FRAMELINACC", "FRAMEANGACC", "SUBTREECOM", "SUBTREELINVEL"),
+        *("SUBTREEANGMOM", "CLOCK"),
+    )
+}
+# Into these put_model folds the actuators' damping, which a world's own values would undo.
+_FOLDED = {
+    *("dof_damping", "dof_dampingpoly", "tendon_damping", "tendon_dampingpoly", "actuator_gear"),
 }
 
 # MuJoCo's names of warnings, and the bits that Warp sets where a buffer overflows.
@@ -74,20 +85,30 @@ class WarpPhysics:
         needed = {*suite.task.randomised, *suite.randomization.drawn}
         if lacking := sorted(needed - {*self.model_fields}):
             raise NotImplementedError(f"it keeps one {lacking[0]} for all worlds")
+        damped = model.actuator_damping.any() or model.actuator_dampingpoly.any()
+        if damped and (folded := sorted(_FOLDED & {*self.model_fields})):
+            raise NotImplementedError(f"it folds the actuators' damping into {folded[0]}")
+        if unknown := sorted(fields - {*mjw.Data.__dataclass_fields__}):
+            raise NotImplementedError(f"it has no {unknown[0]}, which the task reads")
         places = _PLACES if _MOVED_BY & {*self.model_fields} else ()
-        self.reset_fields = (*STATE, *self.model_fields, *places)
+        self.reset_fields = (*STATE, "time", *self.model_fields, *places)
         contacts, constraints = _buffer_sizes(suite)
-        with wp.ScopedDevice(device):
-            self.model = mjw.put_model(
-                model, rows | {"geom_dataid": num_envs} if terrains else rows
-            )
-            if terrains:
-                _give_terrains(self.model, model, num_envs)
-            self.data = mjw.make_data(model, nworld=num_envs, nconmax=contacts, njmax=constraints)
+        try:
+            with wp.ScopedDevice(device):
+                self.model = mjw.put_model(
+                    model, rows | {"geom_dataid": num_envs} if terrains else rows
+                )
+                self.data = mjw.make_data(
+                    model, nworld=num_envs, nconmax=contacts, njmax=constraints
+                )
+                if terrains:
+                    _give_terrains(self.model, model, num_envs)
+        except ValueError as error:
+            raise NotImplementedError(str(error)) from error
         self.model.opt.warn_overflow = False  # not printed from a kernel: see overflows
         self.model.opt.run_rne_postconstraint = bool(fields & {"cacc", "cfrc_int", "cfrc_ext"})
         sensors = {*map(int, suite.model.sensor_type)}
-        self._is_short = fields <= _SHORT_FIELDS and not sensors & _LONG_SENSORS
+        self._is_short = fields <= _SHORT_FIELDS and sensors <= _SHORT_SENSORS
         self.views = {
             k: self._view(k, num_envs) for k in sorted({*fields, *self.reset_fields, "ctrl"})
         }
@@ -218,14 +239,17 @@ def _buffer_sizes(suite: Suite) -> tuple[int, int]:
         rows = source.take(_TRIED_EPISODES)
     finally:
         source.close()
-    data, random = mujoco.MjData(suite.model), np.random.default_rng(0)
+    model, random = copy.copy(suite.model), np.random.default_rng(0)
+    data = mujoco.MjData(model)
     contacts = constraints = 0
     for i in range(_TRIED_EPISODES):
-        mujoco.mj_resetData(suite.model, data)
+        for name in suite.model_fields:
+            getattr(model, name)[...] = rows[name][i]
+        mujoco.mj_resetData(model, data)
         for name in STATE:
             getattr(data, name)[:] = rows[name][i]
         for _ in range(_TRIED_STEPS):
             data.ctrl[:] = suite.control(random.uniform(-1, 1, suite.action_dim))
-            mujoco.mj_step(suite.model, data, suite.substeps)
+            mujoco.mj_step(model, data, suite.substeps)
             contacts, constraints = max(contacts, data.ncon), max(constraints, data.nefc)
     return 2 * contacts + 8, 2 * constraints + 16

@@ -63,7 +63,7 @@ class TrainingState:
         self.episodes = EpisodeReturns(clocks)
 
     def start(self) -> None:
-        """Begins the episodes of a new run; compiles the physics where the engine is MJX."""
+        """Begins the episodes of a new run; compiles the physics of a GPU's engine."""
         self.obs, info = self.env.reset(seed=self._seed, options={"spread_clocks": True})
         self.episodes = EpisodeReturns(info["clocks"])
 

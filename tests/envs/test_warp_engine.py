@@ -240,6 +240,52 @@ def test_enough_room_as_a_rule(make, actions):
     assert env.warnings == {}
 
 
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("task", QUICK)
+def test_the_gpu_follows_the_native_engine(task, make, actions):
+    native, warp = (make(task, num_envs=64, engine=e) for e in ("native", "warp"))
+    first = warp.reset(seed=3)[0]
+    assert first.is_cuda and torch.equal(native.reset(seed=3)[0], first.cpu())
+    for action in actions(native, 5):
+        theirs, sent = native.step(action), action.cuda()
+        warp.send(sent)
+        sent.fill_(torch.nan)  # the caller's own again
+        ours = warp.recv()
+        torch.testing.assert_close(ours[0].cpu(), theirs[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours[1].cpu(), theirs[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+def test_the_gpu_goes_on_within_rounding(make, actions):
+    one, other = (make("cheetah_run", num_envs=64, engine="warp") for _ in range(2))
+    one.reset(seed=3)
+    for action in actions(one, 20):
+        one.step(action.cuda())
+    other.load_state_dict(one.state_dict())
+    for action in actions(one, 5, seed=1):
+        ours, theirs = other.step(action.cuda()), one.step(action.cuda())
+        torch.testing.assert_close(ours[0], theirs[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_task_may_read_the_time(make):
+    task = dataclasses.replace(
+        find("pendulum_swingup"), reward=lambda physics: physics.time, terminate=None
+    )
+    suite = dataclasses.replace(load_suite(task), max_episode_steps=3)
+    engine = WarpEngine(suite, 2)
+    engine.reset(0, np.array([0, 1]))
+    seen = []
+    for _ in range(5):
+        engine.send(torch.zeros(2, 1))
+        seen.append(engine.recv().reward.tolist())
+    engine.close()
+    step = suite.control_timestep
+    expected = [[1, 1], [2, 2], [3, 1], [1, 2], [2, 3]]  # in steps of their episodes
+    np.testing.assert_allclose(seen, np.array(expected) * step, rtol=1e-5)
+
+
 def test_without_warp_lang(monkeypatch):
     for name in [k for k in sys.modules if k.startswith("fastsac.envs.engines.warp")]:
         monkeypatch.delitem(sys.modules, name)
