@@ -64,6 +64,8 @@ def shared():
 
     def get(task, num_envs, engine="mjx"):
         key = (task, num_envs, engine)
+        if engine == "warp":
+            pytest.importorskip("warp")
         if key not in made:
             made[key] = fastsac.make(task, num_envs=num_envs, engine=engine)
         return made[key]
@@ -79,6 +81,8 @@ def make():
     made = []
 
     def build(*args, **kwargs):
+        if kwargs.get("engine") == "warp":
+            pytest.importorskip("warp")
         made.append(fastsac.make(*args, **kwargs))
         return made[-1]
 

@@ -157,7 +157,9 @@ def test_episodes_end_when_dm_controls_do(task, dm, make, few_states_ahead):
     assert bool(info["_final_obs"][0]) == bool(last)
 
 
-@pytest.mark.parametrize("engine", ["native", pytest.param("mjx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "engine", ["native", *(pytest.param(e, marks=pytest.mark.slow) for e in ("mjx", "warp"))]
+)
 def test_lqr_terminates_at_rest(engine, dm, make, few_states_ahead):
     reference = dm("lqr_lqr_2_1", seed=0)
     env = make("lqr_lqr_2_1", num_envs=2, engine=engine)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 import fastsac
 from fastsac.envs import EngineUnavailable, UnknownTask
 
-ENGINES = ("native", "mjx")
+ENGINES = ("native", "mjx", "warp")
 
 
 def test_is_a_gymnasium_vector_env(make):
@@ -240,7 +240,7 @@ def test_bad_states_get_a_sentence(make):
         (dict(task="walker_run", num_envs=0), ValueError, "num_envs"),
         (dict(task="walker_run", num_envs=2.5), ValueError, "num_envs"),
         (dict(task="walker_run", seed=-1), ValueError, "seed"),
-        (dict(task="walker_run", engine="bullet"), EngineUnavailable, "auto, native, mjx"),
+        (dict(task="walker_run", engine="bullet"), EngineUnavailable, "auto, native, warp, mjx"),
         (dict(task="walker_run", device="gpu0"), EngineUnavailable, "device"),
         (dict(task="walker_run", device="meta"), EngineUnavailable, "cpu or cuda"),
     ],
