@@ -27,7 +27,9 @@ from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, run, t
 
 EPSILON = 1e-5  # torch's
 _TILE = 2048  # elements a program has in its registers, 16 a thread; a row at least
-_PROGRAMS = 512  # of the backward pass, four for each of an H100's multiprocessors; a sum of rows each
+_PROGRAMS = (
+    512  # of the backward pass, four for each of an H100's multiprocessors; a sum of rows each
+)
 _MAX_WIDTH = 4096  # of a row in registers; at twice that they spill
 
 
@@ -178,7 +180,7 @@ def reference(x: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The formula in torch; autograd differentiates it."""
     s = _wide(x) + _wide(bias)
     result, mean, rstd = torch.native_layer_norm(s, s.shape[-1:], None, None, EPSILON)
-    return result.relu().to(x.dtype), mean.detach(), rstd.detach()
+    return result.relu_().to(x.dtype), mean.detach(), rstd.detach()
 
 
 def reference_gradient(
@@ -201,12 +203,11 @@ def reference_gradient(
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(_statistics_dtype(x))
 
 
-def _statistic(x: torch.Tensor) -> torch.Tensor:
-    """Returns a scalar of the dtype that x is computed in, which decides on kernel or reference."""
-    return x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
+def _statistics_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
 def norm_relu(x: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -225,7 +226,7 @@ def norm_relu(x: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
     _check(x, bias)
     if x.shape[2] > _MAX_WIDTH:
         return reference(x, bias)
-    return run(_statistic(x), fused, reference, x, bias)
+    return run(_like_statistics(x), fused, reference, x, bias)
 
 
 @torch.no_grad()
@@ -253,15 +254,20 @@ def norm_relu_gradient(
     """
     _check(x, bias)
     require("result_grad", result_grad, x.shape, x)
-    statistic = _statistic(x)
+    like = _like_statistics(x)
     for name, tensor in (("mean", mean), ("rstd", rstd)):
-        require(name, tensor, (*x.shape[:2], 1), statistic)
+        require(name, tensor, (*x.shape[:2], 1), like)
     if by_bias is not None:
-        require("by_bias", by_bias, bias.shape, statistic)
+        require("by_bias", by_bias, bias.shape, like)
     arguments = (result_grad, x, bias, mean, rstd, by_bias)
     if x.shape[2] > _MAX_WIDTH:
         return reference_gradient(*arguments)
-    return run(statistic, fused_gradient, reference_gradient, *arguments)
+    return run(like, fused_gradient, reference_gradient, *arguments)
+
+
+def _like_statistics(x: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor of the device and the dtype that x is computed in."""
+    return x if x.dtype != torch.bfloat16 else x.new_empty((), dtype=torch.float32)
 
 
 def _check(x: torch.Tensor, bias: torch.Tensor) -> None:
