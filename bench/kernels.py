@@ -50,7 +50,7 @@ class _Operation:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Each kernel at a size of training and at one that fills the device; if quick, three."""
+    """Each kernel at a size of training and at one that fills the device; if quick, four."""
     operations = _operations()[:: 4 if quick else 1]
     return [case for operation in operations for case in _cases(operation)]
 
@@ -132,16 +132,17 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[
     inputs = [x for x in arguments if isinstance(x, torch.Tensor) and x.requires_grad]
     if not inputs:
         return partial(function, *arguments)
-    outputs = function(*arguments)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    gradients = [torch.randn_like(x) for x in outputs]
+    gradients = [torch.randn_like(x) for x in _differentiable(function(*arguments))]
 
     def call() -> None:
-        outputs = function(*arguments)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        torch.autograd.grad(outputs, inputs, gradients)
+        torch.autograd.grad(_differentiable(function(*arguments)), inputs, gradients)
 
     return call
+
+
+def _differentiable(outputs: Any) -> list[torch.Tensor]:
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [x for x in outputs if x.requires_grad]
 
 
 def _normal(*shape: int) -> torch.Tensor:

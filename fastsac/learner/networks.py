@@ -124,8 +124,8 @@ class _Norm(NamedTuple):
     def rows_from(self, first: int) -> "_Norm":
         """Returns that of the batch's rows number first and up."""
         # layer_norm's backward pass reads mean and rstd as if they were contiguous.
-        rows = (x[:, first:].contiguous() for x in self[:3])
-        return _Norm(*rows, self.bias)
+        sums, mean, rstd = (x[:, first:].contiguous() for x in (self.sums, self.mean, self.rstd))
+        return _Norm(sums, mean, rstd, self.bias)
 
     def differentiate(self, by_result: torch.Tensor) -> torch.Tensor:
         """Returns the gradient of the sums from that of the ReLU's argument."""
