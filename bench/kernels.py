@@ -21,7 +21,6 @@ _CRITICS = 2
 _ATOMS = Atoms(101, -100.0, 100.0)
 _OBS_DIM, _ACTION_DIM = 67, 21  # humanoid's
 _SMALL_BATCH = 256
-_WIDTH = 512  # the fast preset's hidden layers
 # Weights of two critics of 256-256 for cheetah.
 _SMALL_SIZE = _CRITICS * sum((i + 1) * o for i, o in ((23, 256), (256, 256), (256, 1)))
 
@@ -50,7 +49,7 @@ class _Operation:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Each kernel at a size of training and at one that fills the device; if quick, four."""
+    """Each kernel at a size of training and at one that fills the device; if quick, three."""
     operations = _operations()[:: 4 if quick else 1]
     return [case for operation in operations for case in _cases(operation)]
 
@@ -70,8 +69,6 @@ def _operations() -> list[_Operation]:
         _categorical_td_loss(1 << 13 if large else 1 << 10),
         _replay_gather(_SMALL_BATCH, 1 << 20 if large else 1 << 16),
         _replay_gather(1 << 16 if large else 1 << 13, 1 << 20 if large else 1 << 16),
-        _norm_relu(1 << 10),
-        _norm_relu(1 << 17 if large else 1 << 13),
     ]
 
 
@@ -132,17 +129,16 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[
     inputs = [x for x in arguments if isinstance(x, torch.Tensor) and x.requires_grad]
     if not inputs:
         return partial(function, *arguments)
-    gradients = [torch.randn_like(x) for x in _differentiable(function(*arguments))]
+    outputs = function(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    gradients = [torch.randn_like(x) for x in outputs]
 
     def call() -> None:
-        torch.autograd.grad(_differentiable(function(*arguments)), inputs, gradients)
+        outputs = function(*arguments)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.autograd.grad(outputs, inputs, gradients)
 
     return call
-
-
-def _differentiable(outputs: Any) -> list[torch.Tensor]:
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return [x for x in outputs if x.requires_grad]
 
 
 def _normal(*shape: int) -> torch.Tensor:
@@ -250,14 +246,3 @@ def _replay_gather(batch: int, capacity: int) -> _Operation:
 
     # The index, int64, and its rows -> as many, normalised.
     return _Operation("replay_gather", f"{batch}x{width}", (8 + 2 * 4 * width) * batch, arguments)
-
-
-def _norm_relu(batch: int) -> _Operation:
-    def arguments() -> tuple[Any, ...]:
-        x, bias = _normal(_CRITICS, batch, _WIDTH), _normal(_CRITICS, 1, _WIDTH)
-        return x.requires_grad_(), bias.requires_grad_()
-
-    # Forward: x, bias -> y (E, B, H), mean and rstd (E, B). Backward: x, bias, mean, rstd and the
-    # gradient of y -> those of x and bias.
-    floats = _CRITICS * (5 * batch * _WIDTH + 4 * batch + 3 * _WIDTH)
-    return _Operation("norm_relu", f"{_CRITICS}x{batch}x{_WIDTH}", 4 * floats, arguments)

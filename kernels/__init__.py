@@ -8,7 +8,6 @@ from fastsac.kernels.categorical_td_loss import (
     categorical_td_loss,
 )
 from fastsac.kernels.compiler import strict_kernels
-from fastsac.kernels.norm_relu import norm_relu, norm_relu_gradient
 from fastsac.kernels.polyak import polyak_
 from fastsac.kernels.replay_gather import replay_gather
 from fastsac.kernels.soft_td_target import soft_td_target
@@ -21,8 +20,6 @@ __all__ = [
     "adam_polyak_",
     "categorical_td_gradient",
     "categorical_td_loss",
-    "norm_relu",
-    "norm_relu_gradient",
     "polyak_",
     "replay_gather",
     "soft_td_target",

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastsac.kernels import Atoms, norm_relu, norm_relu_gradient
-from fastsac.kernels.norm_relu import EPSILON as _NORM_EPSILON
+from fastsac.kernels import Atoms
 from fastsac.learner.config import SACConfig
 
 
@@ -64,77 +63,48 @@ class EnsembleMLP(nn.Module):
 
     def _record(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, "Tape"]:
         parameters = self._parameters_in_order
-        exporting = torch.compiler.is_exporting()
-        if exporting:  # which puts its own in their place
+        if torch.compiler.is_exporting():  # which puts its own in their place
             parameters = list(self.parameters())
         weights, biases = parameters[::2], parameters[1::2]
         x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
         x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
-        fuses = self.layer_norm and _has_kernels(x) and not exporting
         inputs: list[torch.Tensor] = []
         norms: list[_Norm] = []
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        for weight, bias in zip(weights, biases, strict=True):
+            if inputs:
+                if self.layer_norm:
+                    x, norm = _Norm.of(x)
+                    norms.append(norm)
+                x.relu_()
             inputs.append(x)
-            if fuses:
-                product = torch.bmm(x, weight)
-                x, mean, rstd = norm_relu(product, bias)
-                norms.append(_Norm(product, mean, rstd, bias))
-                continue
             x = _affine(x, weight, bias)
-            if self.layer_norm:
-                x, norm = _Norm.of(x)
-                norms.append(norm)
-            x.relu_()
-        inputs.append(x)
-        x = _affine(x, weights[-1], biases[-1])
         tape = Tape(inputs, norms, weights, [part.shape[1] for part in parts])
         return x.to(parts[0].dtype), tape
 
 
-def _has_kernels(x: torch.Tensor) -> bool:
-    """Whether a hidden layer's bias, normalisation and ReLU are one operation, norm_relu.
-
-    A CPU keeps torch's own, with which it goes on to the bit with what older versions began.
-    """
-    return x.is_cuda
-
-
 class _Norm(NamedTuple):
-    """A layer normalisation, and the ReLU behind it.
-
-    Attributes:
-        sums: what is normalised (E, B, H), or without their bias.
-        mean: of the sums with their bias (E, B, 1).
-        rstd: 1 / deviation, likewise.
-        bias: (E, 1, H) what the sums lack; None where nothing.
-    """
+    """A layer normalisation: what it was of (E, B, H), the mean (E, B, 1) and 1 / deviation."""
 
     sums: torch.Tensor
     mean: torch.Tensor
     rstd: torch.Tensor
-    bias: torch.Tensor | None = None
 
     @classmethod
     def of(cls, sums: torch.Tensor) -> tuple[torch.Tensor, "_Norm"]:
-        """Standardises sums (E, B, H) over H; the ReLU is the caller's."""
+        """Standardises sums (E, B, H) over H."""
         shape = sums.shape[-1:]
         result, mean, rstd = torch.native_layer_norm(sums, shape, None, None, _NORM_EPSILON)
         return result, cls(sums, mean, rstd)
 
-    def rows_from(self, first: int) -> "_Norm":
-        """Returns that of the batch's rows number first and up."""
-        # layer_norm's backward pass reads mean and rstd as if they were contiguous.
-        sums, mean, rstd = (x[:, first:].contiguous() for x in (self.sums, self.mean, self.rstd))
-        return _Norm(sums, mean, rstd, self.bias)
-
     def differentiate(self, by_result: torch.Tensor) -> torch.Tensor:
-        """Returns the gradient of the sums from that of the ReLU's argument."""
+        """Returns the gradient of the sums."""
         return _norm_backward(
             by_result, self.sums, self.sums.shape[-1:], self.mean, self.rstd, None, None,
             [True, False, False],
         )[0]  # fmt: skip
 
 
+_NORM_EPSILON = 1e-5
 _norm_backward = torch.ops.aten.native_layer_norm_backward
 
 
@@ -155,7 +125,8 @@ class Tape(NamedTuple):
 
     def rows_from(self, first: int) -> "Tape":
         """Returns the tape of the batch's rows number first and up."""
-        norms = [norm.rows_from(first) for norm in self.norms]
+        # layer_norm's backward pass reads mean and rstd as if they were contiguous.
+        norms = [_Norm(*(x[:, first:].contiguous() for x in norm)) for norm in self.norms]
         return self._replace(inputs=[x[:, first:] for x in self.inputs], norms=norms)
 
     @torch.no_grad()
@@ -172,26 +143,16 @@ class Tape(NamedTuple):
             The gradient of the first layer's result (E, B, .).
         """
         gradient = by_output.to(self.weights[0].dtype)
-        summed = False  # whether the gradient of the layer's bias is there already
         for i in reversed(range(len(self.weights))):
             if into:
                 _product_into(into[2 * i], self.inputs[i].mT, gradient)
-                if not summed:
-                    torch.sum(gradient, dim=1, keepdim=True, out=into[2 * i + 1])
+                torch.sum(gradient, dim=1, keepdim=True, out=into[2 * i + 1])
             if i:
                 gradient = _product(gradient, self.weights[i].mT)
-                norm = self.norms[i - 1] if self.norms else None
-                if norm is not None and norm.bias is not None:
-                    by_bias = into[2 * i - 1] if into else None
-                    gradient = norm_relu_gradient(
-                        gradient, norm.sums, norm.bias, norm.mean, norm.rstd, by_bias
-                    )
-                    summed = True
-                    continue
                 # ReLU's derivative, in place: 0 where its output was.
                 _mask(gradient, self.inputs[i], 0, grad_input=gradient)
-                if norm is not None:
-                    gradient = norm.differentiate(gradient)
+                if self.norms:
+                    gradient = self.norms[i - 1].differentiate(gradient)
         return gradient
 
     @torch.no_grad()

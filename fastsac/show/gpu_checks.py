@@ -25,7 +25,6 @@ from fastsac.envs.compilation_cache import use_compilation_cache
 from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.kernels import AdamState, Atoms, Transitions
-from fastsac.kernels.norm_relu import reference as norm_relu
 from fastsac.learner.cuda_graph import GraphedCall
 from fastsac.learner.replay import ReplayBuffer, free_bytes
 from fastsac.learner.sac import SAC
@@ -145,15 +144,11 @@ def kernel_calls(device: torch.device, batch: int) -> dict[str, dict[str, tuple[
     gaussian, clamps = tuple(draw(3, batch, actions)), (-5.0, 2.0)
     parameter, gradient, target = draw(3, weights)
     adam = (parameter, gradient, AdamState.of(parameter), scalar(0.1), 0.1, target, scalar(0.05))
-    x, by_result = draw(2, critics, batch, 200)  # 256 columns, a part of which is masked
-    bias, by_bias = draw(2, critics, 1, 200)
-    normalized = x, bias, *norm_relu(x, bias)[1:], by_bias
     index = (draw(batch).abs() * 100).long() % 64
     statistics = draw(obs), draw(obs).square() + 0.1
     return {
         "adam_polyak": {"": (*adam, True)},
         "categorical_td_loss": {"": loss, "_gradient": (draw(critics, batch), *loss)},
-        "norm_relu": {"": (x, bias), "_gradient": (by_result, *normalized)},
         "polyak": {"": (parameter, target, scalar(0.05))},
         "replay_gather": {"": (draw(64, 2 * obs + actions + 4), index, actions, *statistics)},
         "soft_td_target": {

@@ -205,7 +205,7 @@ def test_the_gpus_command_runs(tmp_path):
     done = subprocess.run(command_line, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == 4 and {row["variant"] for row in rows} == {"eager"}
+    assert len(rows) == 3 and {row["variant"] for row in rows} == {"eager"}
 
 
 def test_rows_of_the_results_have_what_the_page_reads():

@@ -113,13 +113,9 @@ def _gpu_name(ptx):
 
 def calls():
     """A call of every kernel at the sizes of training, and at odd ones."""
-    names = ("adam_polyak", "categorical_td_loss", "norm_relu", "polyak", "replay_gather")
-    adam_polyak, categorical_td_loss, norm_relu, polyak, replay_gather = (
-        importlib.import_module(f"fastsac.kernels.{name}") for name in names
-    )
-    soft_td_target, tanh_gaussian = (
-        importlib.import_module(f"fastsac.kernels.{name}")
-        for name in ("soft_td_target", "tanh_gaussian")
+    names = ("adam_polyak", "categorical_td_loss", "polyak", "replay_gather", "soft_td_target")
+    adam_polyak, categorical_td_loss, polyak, replay_gather, soft_td_target, tanh_gaussian = (
+        importlib.import_module(f"fastsac.kernels.{name}") for name in (*names, "tanh_gaussian")
     )
 
     def squash(batch, actions):
@@ -135,11 +131,6 @@ def calls():
     def gather(obs_dim, action_dim, *statistics):
         rows, index = torch.randn(9, 2 * obs_dim + action_dim + 4), torch.arange(9)
         replay_gather.fused(rows, index, action_dim, *(statistics or (None, None)))
-
-    def hidden(batch, width, dtype=torch.float32, by_bias=True):
-        x, bias = torch.randn(2, batch, width).to(dtype), torch.randn(2, 1, width).to(dtype)
-        x.requires_grad_()
-        norm_relu.fused(x, bias.requires_grad_(by_bias))[0].sum().backward()
 
     def moved(batch):
         return torch.randn(batch), torch.zeros(batch), torch.randn(batch), torch.tensor(0.1)
@@ -159,9 +150,6 @@ def calls():
 
     gamma = torch.tensor(0.99)
     yield from (lambda a=a: squash(256, a) for a in (1, 6, 21, 300))
-    yield from (lambda w=w: hidden(64, w) for w in (1, 200, 255, 256, 512, 1000, 1024, 4096))
-    yield from (lambda w=w: hidden(64, w, torch.bfloat16) for w in (255, 512, 4096))
-    yield lambda: hidden(64, 512, by_bias=False)
     yield lambda: polyak.fused(torch.randn(4096), torch.randn(4096), 0.005)
     yield from (lambda w=w: descend(4097, w) for w in (False, True))
     yield lambda: descend(1, False)

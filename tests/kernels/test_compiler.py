@@ -19,8 +19,6 @@ CALLS = {
     "adam_polyak_": lambda f: f(X.clone(), X.clone(), AdamState.of(X), ONE),
     "categorical_td_gradient": lambda f: f(X[..., 0], X, X, Transitions(*FIVE), ATOMS),
     "categorical_td_loss": lambda f: f(X, X, Transitions(*FIVE), ATOMS),
-    "norm_relu": lambda f: f(X, X[:, :1]),
-    "norm_relu_gradient": lambda f: f(X, X, X[:, :1], X[..., :1], X[..., :1], X[:, :1].clone()),
     "polyak_": lambda f: f(X.clone(), X, 0.5),
     "replay_gather": lambda f: f(torch.ones(2, 8), torch.zeros(3, dtype=torch.int64), 2),
     "soft_td_target": lambda f: f(*FIVE[:2], X[:, :, 0], *FIVE[2:]),

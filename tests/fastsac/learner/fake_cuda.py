@@ -78,8 +78,6 @@ _FLOAT64 = {
 }
 _READS = {f"aten::{x}" for x in ("_local_scalar_dense", "nonzero", "masked_select", "equal")}
 _ALLOCATES = {f"aten::{x}" for x in ("empty", "empty_like", "new_empty", "empty_strided")}
-# What a hidden layer's kernels take and return in the dtype of the products.
-_OF_PRODUCTS = {"x", "bias", "result", "result_grad", "x_grad"}
 # Of arguments that need not be contiguous, what their rows' distance is handed over as.
 _STRIDE_OF = {"mean": "mean_row", "log_std": "log_std_row", "next_q": "member_stride"}
 
@@ -94,9 +92,8 @@ class Watch(TorchDispatchMode):
         matmuls: (dtype, float32's precision) of the products.
     """
 
-    def __init__(self, launches, products=torch.float32):
+    def __init__(self, launches):
         super().__init__()
-        self._products = products  # their dtype
         self.complaints, self.matmuls = [], set()
         self.torch_launches, self.triton_launches = Counter(), Counter()
         self._launches, self._part, self._graph = launches, "", None
@@ -112,7 +109,7 @@ class Watch(TorchDispatchMode):
         outside = len(self._launches) - before - self.triton_launches.pop("inside", 0)
         self.triton_launches[name, False] += outside
         for launch in self._launches[before:]:
-            self.complaints += [f"{name}: {x}" for x in _complaints_of(launch, self._products)]
+            self.complaints += [f"{name}: {x}" for x in _complaints_of(launch)]
 
     def graphed(self, call):
         """In GraphedCall.__call__'s place."""
@@ -174,14 +171,13 @@ class Watch(TorchDispatchMode):
                 self._read[storage._cdata] = storage
 
 
-def _complaints_of(launch, products):
-    """What a kernel was given and does not take; products is the matmuls' dtype."""
-    bound, hidden = launch.bound, launch.name.startswith("norm_relu.")
+def _complaints_of(launch):
+    """What a kernel was given and does not take."""
+    bound = launch.bound
     for name, value in bound.items():
         if isinstance(value, torch.Tensor):
             what = f"{launch.name}: {name} {tuple(value.shape)}"
-            wanted = products if hidden and name in _OF_PRODUCTS else torch.float32
-            wanted = torch.int64 if name == "index" else wanted
+            wanted = torch.int64 if name == "index" else torch.float32
             if value.device.type != "cuda":
                 yield f"{what} is on {value.device}"
             if value.dtype != wanted:
@@ -263,8 +259,7 @@ def report_of(config, fault=None):
         The report, of the graphs' second call on, and the launches.
     """
     with offline.recorded() as launches, FakeTensorMode(allow_non_fake_inputs=False):
-        products = torch.bfloat16 if config.sac.precision == "bf16" else torch.float32
-        watch, made = Watch(launches, products), {}
+        watch, made = Watch(launches), {}
         learning = Learning(config, watch)
         with patch.object(GraphedCall, "__call__", lambda call: watch.graphed(call)):
             try:

@@ -1,38 +1,20 @@
 """The networks' written-out gradients against autograd's, member by member."""
 
-from unittest.mock import Mock
-
 import pytest
 import torch
 
 from fastsac import SACConfig
-from fastsac.kernels import compiler
-from fastsac.learner import networks
 from fastsac.learner.networks import Actor, Critics, EnsembleMLP
-from tests.kernels.conftest import INTERPRETED, TRITON
 
 B = 7
 WIDTHS = [(5, 3), (4, 8, 1), (4, 16, 12, 6), (3, 8, 8, 8, 2)]
 
 
-# "at once" is a GPU's norm_relu.
-each_norm = pytest.mark.parametrize(
-    "layer_norm", [False, True, "at once"], ids=["plain", "layer norm", "layer norm at once"]
-)
-
-
-@pytest.fixture(autouse=True)
-def as_on_a_gpu(request, monkeypatch):
-    """Where a test's networks normalise at once, with torch's operations or, if it has, kernels."""
-    if getattr(request.node, "callspec", None) is None:
-        return
-    if request.node.callspec.params.get("layer_norm") == "at once":
-        monkeypatch.setattr(networks, "_has_kernels", lambda x: True)
+each_norm = pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer norm"])
 
 
 def network(members, sizes, dtype=torch.float64, layer_norm=False, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return EnsembleMLP(members, sizes, generator, bool(layer_norm)).to(dtype)
+    return EnsembleMLP(members, sizes, torch.Generator().manual_seed(seed), layer_norm).to(dtype)
 
 
 def standardised(x):
@@ -133,39 +115,6 @@ def test_bf16_weights_take_and_return_the_inputs_dtype(layer_norm, close):
     assert tape.input_gradient(torch.ones(2, B, 1), 0).dtype == torch.float32
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_kernels_of_a_gpu_give_what_a_cpu_computes(device, monkeypatch, close):
-    """Values, all gradients, those of some rows, and the ones that autograd asks for."""
-    if device == "cpu" and not (TRITON and INTERPRETED):
-        pytest.skip("this machine's Triton runs no kernels on CPU tensors")
-    mlp, (x,) = network(2, (4, 8, 6, 3), torch.float32, True), parts_of((4,), (), torch.float32)
-    by_output = torch.randn(2, B, 3, generator=torch.Generator().manual_seed(6))
-    by_bias = Mock(wraps=networks.norm_relu_gradient)
-    monkeypatch.setattr(networks, "norm_relu_gradient", by_bias)
-
-    def found(x, by_output):
-        output, tape = mlp.record(x)
-        into = [torch.full_like(p, torch.nan) for p in mlp.parameters()]
-        first = tape.differentiate(by_output, into)
-        some = [torch.full_like(p, torch.nan) for p in mlp.parameters()]
-        tape.rows_from(3).differentiate(by_output[:, 3:], some)
-        alone, inputs = tape.input_gradient(by_output, 0), [x.clone().requires_grad_()]
-        graph = torch.autograd.grad(mlp(*inputs), [*inputs, *mlp.parameters()], by_output)
-        return [output, first, *into, *some, alone, *graph]
-
-    expected = found(x, by_output)
-    assert not by_bias.called
-    monkeypatch.setattr(networks, "_has_kernels", lambda x: True)
-    monkeypatch.setattr(compiler, "runs_on", lambda tensor: True)
-    mlp.to(device)
-    with compiler.strict_kernels():
-        got = found(x.to(device), by_output.to(device))
-    for a, b in zip(got, expected, strict=True):
-        close(a, b.detach(), "float32 network")
-    # Two hidden layers each: of all rows, of some, and for an input alone.
-    assert [call.args[-1] is None for call in by_bias.call_args_list] == [False] * 4 + [True] * 2
-
-
 def test_actor_and_critics_have_the_papers_shapes():
     g = torch.Generator().manual_seed(0)
     config = SACConfig(hidden_sizes=(8,), num_critics=4)
@@ -179,7 +128,7 @@ def test_actor_and_critics_have_the_papers_shapes():
 
 @each_norm
 def test_a_new_policy_has_mean_0_and_the_deviation_asked_for(layer_norm, close):
-    config = SACConfig(hidden_sizes=(8, 8), layer_norm=bool(layer_norm), initial_std=0.3)
+    config = SACConfig(hidden_sizes=(8, 8), layer_norm=layer_norm, initial_std=0.3)
     actor = Actor(5, 3, config, torch.Generator().manual_seed(0))
     mean, log_std = actor(1e3 * torch.randn(B, 5))
     assert not mean.any()
