@@ -20,7 +20,7 @@ from fastsac import make, tasks
 from fastsac.bench import device, peers
 from fastsac.bench.harness import Case, Unavailable
 from fastsac.bench.stepping import SETTLE_STEPS, random_actions, stepped
-from fastsac.envs import EngineUnavailable
+from fastsac.envs import EngineUnavailable, VectorEnv
 from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.engines.world_models import WorldModels
@@ -112,17 +112,21 @@ def open_ours(task: str, engine: str, num_envs: int) -> Any:
     Raises:
         Unavailable: the engine cannot hold the task; the reason says why.
     """
-    if engine != "native":
-        device.require_one()
-    try:
-        env = make(task, num_envs=num_envs, engine=engine)
-    except EngineUnavailable as error:
-        raise Unavailable(str(error)) from error
+    env = _made(task, engine, num_envs)
     # As in a training: episodes end all the time, a few at once.
     env.reset(seed=0, options={"spread_clocks": True})
     actions = list(random_actions(num_envs, env.action_dim).to(env.device))
     wait = torch.cuda.synchronize if env.device.type == "cuda" else lambda: None
     return stepped(env.step, actions, num_envs, env.close, wait)
+
+
+def _made(task: str, engine: str, num_envs: int) -> VectorEnv:
+    if engine != "native":
+        device.require_one()
+    try:
+        return make(task, num_envs=num_envs, engine=engine)
+    except EngineUnavailable as error:
+        raise Unavailable(str(error)) from error
 
 
 def _open_native_physics(task: str, num_envs: int) -> Any:
@@ -151,11 +155,7 @@ def _open_native_physics(task: str, num_envs: int) -> Any:
 
 def _open_warp_physics(task: str, num_envs: int) -> Any:
     """Bare mujoco_warp.step, as often as a control step has it, from our worlds' initial states."""
-    device.require_one()
-    try:
-        env = make(task, num_envs=num_envs, engine="warp")
-    except EngineUnavailable as error:
-        raise Unavailable(str(error)) from error
+    env = _made(task, "warp", num_envs)
     env.reset(seed=0)
     engine: Any = env.engine  # its module needs warp-lang
     step = engine.physics.ready(engine.physics.bare_step, engine.warp_stream)

@@ -1,5 +1,6 @@
 """Where physics and learner go: what jax and torch each see of a GPU, and where the two differ."""
 
+import importlib.util
 from typing import NamedTuple
 
 import jax
@@ -82,6 +83,11 @@ def choose(engine: str, device: str | torch.device | None, on_gpu: str | None, g
             "with CUDA"
         )
     return Choice("native", "cuda" if device is None and gpu.torch_gpu else device, warning)
+
+
+def has_warp() -> bool:
+    """Returns whether warp-lang is installed, which the engine warp needs."""
+    return importlib.util.find_spec("warp") is not None
 
 
 def seen() -> Seen:

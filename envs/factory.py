@@ -1,9 +1,8 @@
 """From a task's name to a running vector env."""
 
-import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -11,6 +10,7 @@ import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
 from fastsac.envs.devices import (
     EngineUnavailable,
     choose,
+    has_warp,
     require_jax_cpu,
     require_one_gpu,
     seen,
@@ -73,7 +73,7 @@ def make(
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
     given = None if device is None else _checked_device(device)
-    chosen, device, warning = choose(engine, given, next(_on_gpu(entry), None), seen())
+    chosen, device, warning = choose(engine, given, next(iter(_on_gpu(entry)), None), seen())
     if warning:
         logging.getLogger("fastsac").warning(warning)
     suite = load_suite(entry, randomize)
@@ -81,8 +81,6 @@ def make(
     engines = [*_on_gpu(entry), "native"] if engine == "auto" and chosen != "native" else [chosen]
     for name in engines:
         try:
-            if name == "native":
-                _require_room(entry, num_envs)
             built = _built(name, suite, num_envs, solver == "fast")
             break
         except EngineUnavailable as error:
@@ -107,6 +105,7 @@ def _require_room(task: Task, num_envs: int) -> None:
 
 def _built(engine: str, suite: Suite, num_envs: int, fast: bool) -> Engine:
     if engine == "native":
+        _require_room(suite.task, num_envs)
         require_jax_cpu()
         return NativeEngine(suite, num_envs)
     try:
@@ -140,14 +139,12 @@ def engine_for(task: str, engine: str) -> str:
     """
     if engine != "auto":
         return engine
-    return choose(engine, None, next(_on_gpu(find(task)), None), seen()).engine
+    return choose(engine, None, next(iter(_on_gpu(find(task))), None), seen()).engine
 
 
-def _on_gpu(task: Task) -> Iterator[str]:
-    """Yields the engines that can hold a task's worlds on a GPU, the one to prefer first."""
-    for engine, refusal in task.refusals.items():
-        if not refusal and (engine != "warp" or importlib.util.find_spec("warp")):
-            yield engine
+def _on_gpu(task: Task) -> list[str]:
+    """Returns the engines here that can hold a task's worlds on a GPU, the one to prefer first."""
+    return [engine for engine in task.gpu_engines if engine != "warp" or has_warp()]
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

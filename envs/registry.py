@@ -91,6 +91,11 @@ class Task:
         return {"warp": self.warp_refusal, "mjx": self.mjx_refusal}
 
     @property
+    def gpu_engines(self) -> list[str]:
+        """The engines that can hold the model on a GPU, the one to prefer first."""
+        return [engine for engine, refusal in self.refusals.items() if not refusal]
+
+    @property
     def mjx_deviations(self) -> tuple[str, ...]:
         """All deviations, the float32 solver budget first."""
         return (f"float32 solver budget: {self.solver}", *self.deviations)

@@ -41,9 +41,8 @@ _SHORT_SENSORS = {
     )
 }
 # Into these put_model folds the actuators' damping, which a world's own values would undo.
-_FOLDED = {
-    *("dof_damping", "dof_dampingpoly", "tendon_damping", "tendon_dampingpoly", "actuator_gear"),
-}
+_FOLDED = {"dof_damping", "dof_dampingpoly", "tendon_damping", "tendon_dampingpoly"}
+_FOLDED |= {"actuator_gear"}
 
 # MuJoCo's names of warnings, and the bits that Warp sets where a buffer overflows.
 _Bit = mjw.OverflowType
@@ -187,16 +186,14 @@ class WarpPhysics:
         mjw.sensor_vel(model, data)
 
     def _view(self, name: str, num_envs: int) -> torch.Tensor:
-        if name in self.model_fields:
-            shape = num_envs, *getattr(self._suite.model, name).shape  # Warp splits geom_aabb in 2
-            array = getattr(self.model, name)
-            if array.size:
-                return wp.to_torch(array).view(shape)
+        of_model = name in self.model_fields
+        array = getattr(self.model if of_model else self.data, name)
+        # Warp splits geom_aabb in two.
+        shape = (num_envs, *getattr(self._suite.model, name).shape) if of_model else (num_envs, 0)
+        if not array.size:
             return torch.zeros(shape, device=wp.device_to_torch(self._device))
-        array = getattr(self.data, name)
-        if array.size:
-            return wp.to_torch(array)
-        return torch.zeros(num_envs, 0, device=wp.device_to_torch(self._device))
+        view = wp.to_torch(array)
+        return view.view(shape) if of_model else view
 
 
 def _give_terrains(model: mjw.Model, of: mujoco.MjModel, num_envs: int) -> None:

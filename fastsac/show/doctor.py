@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from fastsac.errors import CheckError
 
 _PACKAGES = (
-    *(
-        "torch",
-        "triton",
-        "jax",
-        "jaxlib",
-        "mujoco",
-        "mujoco-mjx",
-        "warp-lang",
-        "dm_control",
-        "numpy",
-    ),
+    "torch",
+    "triton",
+    "jax",
+    "jaxlib",
+    "mujoco",
+    "mujoco-mjx",
+    "warp-lang",
+    "dm_control",
+    "numpy",
 )
 _GL_PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 _RENDER = """

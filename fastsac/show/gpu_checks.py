@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ import torch
 
 from fastsac.envs import make
 from fastsac.envs.compilation_cache import use_compilation_cache
-from fastsac.envs.devices import jax_device, torch_device
+from fastsac.envs.devices import has_warp, jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.kernels import AdamState, Atoms, Transitions
 from fastsac.learner.cuda_graph import GraphedCall
@@ -215,7 +214,7 @@ def _learner(device: torch.device) -> tuple[SAC, ReplayBuffer]:
 
 def compiled_step(engine: str, device: torch.device, num_envs: int = 4096, steps: int = 10) -> str:
     """A GPU engine's compiled step leads where the native engine's does."""
-    if engine == "warp" and not importlib.util.find_spec("warp"):
+    if engine == "warp" and not has_warp():
         return "warp-lang is not installed, so mjx steps the worlds: pip install 'fastsac[warp]'"
     ours = make(_SMALL, num_envs, engine, device)
     native = make(_SMALL, num_envs, "native", "cpu")

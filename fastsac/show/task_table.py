@@ -20,10 +20,10 @@ def print_table() -> None:
         refused = collections.defaultdict(list)
         for task in entries:
             for engine, reason in task.refusals.items():
-                refused[engine, reason].append(task.full_name)
+                if reason:
+                    refused[engine, reason].append(task.full_name)
         for (engine, reason), names in refused.items():
-            if reason:
-                print(f"{'':26} no {engine} for {', '.join(names)}: {reason}")
+            print(f"{'':26} no {engine} for {', '.join(names)}: {reason}")
     print(f"by number: {', '.join(families())}")
 
 
@@ -34,6 +34,6 @@ def _print_line(task: Task) -> None:
         f"{task.full_name:26} {suite.obs_dim:>4} {suite.action_dim:>6} "
         f"{suite.control_timestep * 1e3:>5.1f} ms "
         f"{'endless' if endless else suite.max_episode_steps:>8}  "
-        f"{', '.join(['native', *(e for e, refusal in task.refusals.items() if not refusal)])}",
+        f"{', '.join(['native', *task.gpu_engines])}",
         flush=True,
     )

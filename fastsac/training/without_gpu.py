@@ -30,8 +30,7 @@ def notice(config: TrainConfig, env: VectorEnv) -> str:
     if slow_worlds:
         sentences.append(
             f"{env.num_envs} worlds of {env.engine_name}, which on a CPU is for tests; --engine "
-            "native is C "
-            "MuJoCo on all cores"
+            "native is C MuJoCo on all cores"
         )
     if fast:
         count = (config.total_steps - config.learning_starts) // config.num_envs

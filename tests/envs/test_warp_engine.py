@@ -16,16 +16,14 @@ from fastsac.envs import EngineUnavailable
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
-from tests.envs.free_run import require_float32
+from tests.envs.free_run import FREE_RUN, OF_WARP, require_float32
 
 pytest.importorskip("warp")
 from fastsac.envs.engines import warp_physics  # noqa: E402
 from fastsac.envs.engines.warp import WarpEngine  # noqa: E402
 
 # Plain; per-world places of geoms; an elliptic cone and per-world sites; contacts; RK4.
-QUICK = (
-    *("pendulum_swingup", "reacher_hard", "finger_turn_hard", "cheetah_run", "cartpole_swingup"),
-)
+QUICK = ("pendulum_swingup", "reacher_hard", "finger_turn_hard", "cheetah_run", "cartpole_swingup")
 TASKS = [task for task in fastsac.tasks() if not find(task).warp_refusal]
 CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 BATCH, STEPS = 4, 10
@@ -51,7 +49,7 @@ def test_a_free_run_in_float32(task, make, actions):
         k: np.max([np.asarray(x) for x in v], axis=0) for k, v in (("qpos", qpos), ("obs", obs))
     }
     print(task, errors)
-    require_float32(task, errors)
+    require_float32(task, errors, FREE_RUN | OF_WARP)
     # A percent more of the actions is told apart: the tolerance is not a blank cheque.
     state = warp.get_state()
     moved = []
@@ -76,33 +74,25 @@ def test_what_is_refused_is_declared():
 
 
 @pytest.fixture(scope="module")
-def pendulum():
-    """Eight worlds with episodes of four steps."""
+def pendulums():
+    """Warp's and the native engine: eight worlds with episodes of four steps."""
     suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=4)
-    engine = WarpEngine(suite, 8)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def native_pendulum():
-    suite = dataclasses.replace(load_suite(find("pendulum_swingup")), max_episode_steps=4)
-    engine = NativeEngine(suite, 8)
-    yield engine
-    engine.close()
-
-
-def test_resets_alike_through_a_pool_that_is_renewed(pendulum, native_pendulum):
-    """400 resets through a pool of 320 rows: each episode begins with the sequence's next state."""
-    engines = pendulum, native_pendulum
+    engines = WarpEngine(suite, 8), NativeEngine(suite, 8)
+    yield engines
     for engine in engines:
+        engine.close()
+
+
+def test_resets_alike_through_a_pool_that_is_renewed(pendulums):
+    """400 resets through a pool of 320 rows: each episode begins with the sequence's next state."""
+    for engine in pendulums:
         engine.reset(5, np.array([0, 1, 1, 2, 3, 0, 2, 3]))
     generator, starts = torch.Generator().manual_seed(0), []
     for _ in range(200):
         action = torch.rand(8, 1, generator=generator) * 2 - 1
-        for engine in engines:
+        for engine in pendulums:
             engine.send(action)
-        ours, theirs = pendulum.recv(), native_pendulum.recv()
+        ours, theirs = (engine.recv() for engine in pendulums)
         for name in ("terminated", "truncated", "invalid", "done"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
         for name in ("obs", "final_obs", "reward"):
@@ -187,9 +177,9 @@ def test_a_state_is_what_was_set_and_its_observation_the_steps(shared, actions):
         torch.testing.assert_close(env.step(action)[0], native.step(action)[0], rtol=0, atol=5e-6)
 
 
-def test_a_state_is_set_while_the_next_initial_states_are_drawn(pendulum, monkeypatch):
+def test_a_state_is_set_while_the_next_initial_states_are_drawn(pendulums, monkeypatch):
     """Both ask the one C MuJoCo for observations, the pool from a thread of its own."""
-    random = np.random.default_rng(0)
+    random, pendulum = np.random.default_rng(0), pendulums[0]
     pendulum.reset(0, np.zeros(8, np.int64))
     width = {"qpos": 1, "qvel": 1, "act": 0, "qacc_warmstart": 1}
     rows = [{k: random.uniform(-1, 1, (64, n)) for k, n in width.items()} for _ in range(2)]
