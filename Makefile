@@ -43,10 +43,11 @@ learn-gpu: .types
 	$(UNINSTALLED) $(GPU_PYTHON) -m fastsac bench learning $(TASK) --seeds 1 \
 	  --setting fast="--preset fast --max-seconds $(SECONDS)" $(ARGS)
 
-# What the MJX engine would cost on a GPU, counted by XLA's CUDA compiler on any machine, in a venv of
-# its own: the compiler is 132 MB. Six minutes for humanoid on two cores, hours for all tasks.
+# What the GPU engines would cost on a GPU, counted by CUDA's compilers on any machine, in a venv of
+# its own: XLA's is 132 MB. MJX takes six minutes for humanoid on two cores, hours for all tasks.
 prove-gpu:
 	$(MAKE) VENV=.venv-offline .venv-offline/.offline
+	.venv-offline/bin/fastsac bench offline --engine warp $(ARGS)
 	.venv-offline/bin/fastsac bench offline $(ARGS)
 	.venv-offline/bin/fastsac bench offline --page
 
@@ -81,7 +82,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@touch $(VENV)/.train $(VENV)/.test $@
 
 $(VENV)/.offline: pyproject.toml constraints.txt | $(VENV)/.created
-	@$(call install,)
+	@$(call install,[warp])
 	@v=$$($(VENV)/bin/python -c 'from importlib.metadata import version; print(version("jax"))') && \
 	  $(PIP_INSTALL) --no-deps jax-cuda13-plugin==$$v jax-cuda13-pjrt==$$v
 	@touch $(VENV)/.train $@

@@ -1,4 +1,4 @@
-"""``fastsac bench offline``: what the MJX engine would cost on a GPU that is not there.
+"""``fastsac bench offline``: what an engine would cost on a GPU that is not there.
 
 Each program of a case is compiled for CUDA in a process of its own and its launches, memory and
 precisions are counted; a JSON row a case is appended. These are a compiler's counts, not times.
@@ -22,6 +22,7 @@ from fastsac.bench.harness import RESULTS
 from fastsac.bench.offline import page
 from fastsac.bench.offline.row import Row, summary
 from fastsac.bench.offline.targets import ARCHITECTURES, device_name
+from fastsac.envs.devices import has_warp
 from fastsac.envs.registry import Task, UnknownTask, find, tasks
 from fastsac.errors import ConfigError
 from fastsac.machine import machine
@@ -29,12 +30,12 @@ from fastsac.parser import Parser
 
 ROWS = RESULTS / "offline.jsonl"
 _SOLVERS = ("faithful", "fast")
-_PROGRAMS = ("step", "set", "start", "physics")
-_CASE = ("task", "num_envs", "solver", "arch")
+_PROGRAMS = {"mjx": ("step", "set", "start", "physics"), "warp": ("step", "outcome", "physics")}
+_CASE = ("engine", "task", "num_envs", "solver", "arch")
 # Of XLA: autotuning needs a device.
 _XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_dump_hlo_as_text"
 # The names that jit gives the programs; XLA dumps these alone.
-_MODULES = "jit_(_step_worlds|_set_worlds|_start_worlds|physics)$"
+_MODULES = "jit_(_step_worlds|_set_worlds|_start_worlds|physics|_finished)$"
 _MOST_REASON = 300  # characters
 
 
@@ -44,12 +45,14 @@ def main(args: list[str]) -> None:
     if parsed.page:
         page.write(read(parsed.json), parsed.json.with_suffix(".md"))
         return
-    found = _tasks(parsed.tasks)
-    _require_compiler()
+    found = _tasks(parsed.tasks, parsed.engine)
+    _require_compiler(parsed.engine)
     where = machine() | {"sources": sources(), "compiler": _version("jax-cuda13-plugin")}
     cases = itertools.product(parsed.arch, parsed.solver, parsed.num_envs, found)
     for arch, solver, num_envs, task in cases:
-        case = dict(zip(_CASE, (task.full_name, num_envs, solver, arch), strict=True))
+        case = dict(
+            zip(_CASE, (parsed.engine, task.full_name, num_envs, solver, arch), strict=True)
+        )
         rows = read(parsed.json) if parsed.json.exists() else []
         if any(_is_of(row, case, where, parsed.programs) for row in rows):
             print(f"{_name(case)}: is there already", flush=True)
@@ -62,11 +65,13 @@ def main(args: list[str]) -> None:
 def _parsed(args: list[str]) -> Any:
     parser = Parser("fastsac bench offline", None, __doc__)
     add = parser.add_argument
-    add("tasks", nargs="*", metavar="TASK", help="(all that MJX holds)")
+    add("tasks", nargs="*", metavar="TASK", help="(all that the engine holds)")
+    add("--engine", choices=_PROGRAMS, default="mjx", help="(mjx)")
     add("--num-envs", nargs="+", type=int, default=[4096], metavar="N", help="worlds (4096)")
     add("--solver", nargs="+", choices=_SOLVERS, default=["faithful"], help="(faithful)")
     add("--arch", nargs="+", choices=ARCHITECTURES, default=["sm_90"], help="(sm_90)")
-    add("--programs", nargs="+", choices=_PROGRAMS, default=[*_PROGRAMS], help="(all)")
+    known = sorted({*itertools.chain(*_PROGRAMS.values())})
+    add("--programs", nargs="+", choices=known, help="(all of the engine's)")
     add("--json", type=Path, default=ROWS, metavar="FILE", help="(bench/results/offline.jsonl)")
     most = "the most that a program may take to compile (1800)"
     add("--timeout", type=float, default=1800.0, metavar="SECONDS", help=most)
@@ -74,6 +79,10 @@ def _parsed(args: list[str]) -> Any:
     parsed = parser.parse_args(args)
     if min(parsed.num_envs) < 1:
         raise ConfigError(f"--num-envs must be above 0, got {min(parsed.num_envs)}")
+    own = _PROGRAMS[parsed.engine]
+    parsed.programs = parsed.programs or [*own]
+    if strange := [name for name in parsed.programs if name not in own]:
+        raise ConfigError(f"--engine {parsed.engine} has no program {strange[0]}: {', '.join(own)}")
     if not parsed.timeout > 0:
         raise ConfigError(f"--timeout must be above 0, got {parsed.timeout}")
     target = parsed.json if os.path.exists(parsed.json) else parsed.json.parent
@@ -82,21 +91,23 @@ def _parsed(args: list[str]) -> Any:
     return parsed
 
 
-def _tasks(names: list[str]) -> list[Task]:
-    """Returns these tasks, or all that MJX holds."""
+def _tasks(names: list[str], engine: str) -> list[Task]:
+    """Returns these tasks, or all that the engine holds."""
     if not names:
-        return [task for task in map(find, tasks()) if not task.mjx_refusal]
+        return [task for task in map(find, tasks()) if engine in task.gpu_engines]
     try:
         found = list(map(find, names))
     except UnknownTask as error:
         raise ConfigError(str(error)) from error
     for task in found:
-        if task.mjx_refusal:
-            raise ConfigError(f"MJX cannot hold {task.full_name}: {task.mjx_refusal}")
+        if refusal := task.refusals[engine]:
+            raise ConfigError(f"{engine} cannot hold {task.full_name}: {refusal}")
     return found
 
 
-def _require_compiler() -> None:
+def _require_compiler(engine: str) -> None:
+    if engine == "warp" and not has_warp():
+        raise ConfigError("MuJoCo Warp is not installed: `make prove-gpu`, or the extra warp")
     jax, plugin = _version("jax"), _version("jax-cuda13-plugin")
     how = f"pip install --no-deps jax-cuda13-plugin=={jax} jax-cuda13-pjrt=={jax}"
     if plugin is None or importlib.util.find_spec("jax_cuda13_plugin") is None:
@@ -135,6 +146,7 @@ def _measured(case: Row, task: Task, parsed: Any, where: Row, rows: list[Row]) -
     same = of | {"sources": where["sources"]}
     known = (row["rounds"] for row in rows if same.items() <= row.items())
     rounds = next((found for found in known if "reason" not in found), None)
+    module = "warp_program" if case["engine"] == "warp" else "program"
     return {
         **case,
         "device": device_name(case["arch"]),
@@ -142,7 +154,7 @@ def _measured(case: Row, task: Task, parsed: Any, where: Row, rows: list[Row]) -
         "ls_iterations": budget.ls_iterations,
         "rounds": rounds or _child("rounds", of, parsed.timeout),
         "programs": {
-            program: _child("program", case | {"program": program}, parsed.timeout)
+            program: _child(module, case | {"program": program}, parsed.timeout)
             for program in parsed.programs
         },
         **where,

@@ -44,34 +44,54 @@ def main(request: dict[str, Any], dumps: Path) -> dict[str, Any]:
     """
     suite = load_suite(find(request["task"]))
     engine = MjxEngine(suite, request["num_envs"], fast=request["solver"] == "fast")
+    function, arguments, donated = _programs(engine, suite)[request["program"]]()
+    found, hlo = compiled(function, arguments, donated, request["arch"], dumps)
+    return {
+        **found,
+        **_sizes(found, engine, request["num_envs"]),
+        "row_major": are_row_major(hlo, _TO_TORCH[request["program"]]),
+        "substeps": suite.substeps,
+    }
+
+
+def compiled(
+    function: Callable[..., Any], arguments: Any, donated: Any, arch: str, dumps: Path
+) -> tuple[dict[str, Any], str]:
+    """Compiles a function for a GPU and returns what the compiler says of it, and its HLO.
+
+    Args:
+        function: to be jitted.
+        arguments: arrays or their shapes.
+        donated: the arguments that are, by place.
+        arch: one of ARCHITECTURES.
+        dumps: the folder that XLA_FLAGS names for XLA's dumps.
+    """
     topology = topologies.get_topology_desc(
-        platform="cuda", target_config=target_config(request["arch"]), topology="1x1x1"
+        platform="cuda", target_config=target_config(arch), topology="1x1x1"
     )
     on_gpu = SingleDeviceSharding(topology.devices[0])
-    function, arguments, donated = _programs(engine, suite)[request["program"]]()
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_gpu), arguments
     )
     start = time.perf_counter()
     lowered = jax.jit(function, donate_argnums=donated).lower(*shapes)
     lowered_after = time.perf_counter() - start
-    compiled = lowered.compile()
+    program = lowered.compile()
     compiled_after = time.perf_counter() - start - lowered_after
-    hlo = compiled.as_text() or ""
+    hlo = program.as_text() or ""
     (thunks,) = _dumped(dumps, ".thunk_sequence.txt")
     (with_graphs,) = _dumped(dumps, ".thunk_sequence_after_thunk_passes.txt")
-    return {
+    found = {
         "lower_s": round(lowered_after, 1),
         "compile_s": round(compiled_after, 1),
-        **_memory(compiled.memory_analysis(), engine, request["num_envs"]),
+        **_memory(program.memory_analysis()),
         **dots(lowered.as_text()),
         "tf32_instructions": sum(ptx.count(".tf32") for ptx in _dumped(dumps, ".ptx")),
         "f64": bool(re.search(r"\bf64\[", hlo)),
-        "row_major": are_row_major(hlo, _TO_TORCH[request["program"]]),
-        "substeps": suite.substeps,
         "launches": dataclasses.asdict(launches.read(thunks, hlo)),
         "of_host": dataclasses.asdict(launches.read(with_graphs, hlo)),
     }
+    return found, hlo
 
 
 def _programs(engine: MjxEngine, suite: Suite) -> dict[str, Callable[[], tuple[Any, Any, Any]]]:
@@ -105,19 +125,21 @@ def _programs(engine: MjxEngine, suite: Suite) -> dict[str, Callable[[], tuple[A
     }
 
 
-def _memory(analysis: Any, engine: MjxEngine, num_envs: int) -> dict[str, Any]:
-    world = jax.tree.leaves(jax.eval_shape(engine._blank))
-    world_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in world)
-    sizes = {
+def _memory(analysis: Any) -> dict[str, int]:
+    return {
         f"{part}_bytes": getattr(analysis, f"{of}_size_in_bytes")
         for part, of in (
             *(("argument", "argument"), ("output", "output"), ("donated", "alias")),
             *(("temporary", "temp"), ("code", "generated_code")),
         )
     }
-    needed = sizes["argument_bytes"] + sizes["temporary_bytes"]
+
+
+def _sizes(found: dict[str, Any], engine: MjxEngine, num_envs: int) -> dict[str, Any]:
+    world = jax.tree.leaves(jax.eval_shape(engine._blank))
+    world_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in world)
+    needed = found["argument_bytes"] + found["temporary_bytes"]
     return {
-        **sizes,
         "world_bytes": world_bytes,
         "sizes_of_a_world": round(needed / (world_bytes * num_envs), 2),
     }

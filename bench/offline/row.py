@@ -115,10 +115,12 @@ def summary(row: Row) -> Row:
     and with their mean; "physics" the same of bare physics, "ratio" how many times its launches
     ours are, both with the most.
     """
+    is_known = "reason" not in row["rounds"]
+    is_known &= "reason" not in row["programs"].get("outcome", {})
     found = {
-        name: _summed(row, program, resets=program == "step")
+        name: _summed(row, program, resets=program == "step" and row["engine"] == "mjx")
         for name, program in (("launches", "step"), ("physics", "physics"))
-        if "launches" in row["programs"].get(program, {}) and "reason" not in row["rounds"]
+        if is_known and "launches" in row["programs"].get(program, {})
     }
     if len(found) == 2:
         found["ratio"] = round(found["launches"]["total"] / found["physics"]["total"], 3)
@@ -127,16 +129,19 @@ def summary(row: Row) -> Row:
 
 def _summed(row: Row, program: str, resets: bool) -> Row:
     found, most = row["programs"][program], row["rounds"]["most"]
+    blocks = {name: block_of(found[name]) for name in ("launches", "of_host")}
+    if "outcome" in row["programs"] and program == "step":  # jax's part of Warp's step
+        rest = {name: block_of(row["programs"]["outcome"][name]) for name in blocks}
+        blocks = {k: Block(b.own + rest[k].own, b.loops + rest[k].loops) for k, b in blocks.items()}
     step, of_host = (
-        Step(block_of(found[name]), found["substeps"], row["ls_iterations"], resets)
-        for name in ("launches", "of_host")
+        Step(block, found["substeps"], row["ls_iterations"], resets) for block in blocks.values()
     )
     return {
         "total": step.total(most).total,
         "total_with_mean_rounds": step.total(round(row["rounds"]["mean"])).total,
         "of_host": of_host.total(most).total,
         "library_calls": step.total(most).library,
-        "host_waits": step.waits(most),
+        "host_waits": of_host.waits(most),
         "solvers": len(step.solvers),
         "line_search_rounds": step.line_search_rounds(),
         "parts": step.parts(),

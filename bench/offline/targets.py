@@ -66,3 +66,8 @@ def target_config(architecture: str) -> str:
 def device_name(architecture: str) -> str:
     """Returns the name of the device that stands for an architecture."""
     return str(_DEVICES[architecture]["name"])
+
+
+def core_count(architecture: str) -> int:
+    """Returns the number of its multiprocessors."""
+    return int(str(_DEVICES[architecture]["core_count"]))

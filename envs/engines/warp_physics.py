@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -52,6 +52,44 @@ _OVERFLOWS = {
 }
 # Random actions, to see how many contacts and constraints a world comes to.
 _TRIED_EPISODES, _TRIED_STEPS = 16, 40
+
+
+class Launch(NamedTuple):
+    """A kernel's launch, or a fill or a copy.
+
+    Attributes:
+        kernel: what is launched; None of a fill or a copy.
+        block_dim: its threads a block; None where the kernel's module says.
+        in_loop: whether it is in a loop that goes on until the data end it.
+    """
+
+    kernel: wp.Kernel | None
+    block_dim: int | None
+    in_loop: bool
+
+
+def launches(function: Callable[[], None]) -> list[Launch]:
+    """Returns what a function would launch, its loops gone through once; nothing is launched."""
+    found, in_loop = [], False
+
+    def launch(kernel: wp.Kernel, *_: Any, block_dim: int | None = None, **__: Any) -> None:
+        found.append(Launch(kernel, block_dim, in_loop))
+
+    def moved(*_: Any, **__: Any) -> None:
+        found.append(Launch(None, None, in_loop))
+
+    def capture_while(_: Any, while_body: Callable[..., None], **arguments: Any) -> None:
+        nonlocal in_loop
+        in_loop = True
+        while_body(**arguments)
+        in_loop = False
+
+    with (
+        replaced(wp, launch=launch, launch_tiled=launch, capture_while=capture_while, copy=moved),
+        replaced(wp.array, zero_=moved, fill_=moved),
+    ):
+        function()
+    return found
 
 
 class WarpPhysics:
@@ -145,15 +183,9 @@ class WarpPhysics:
     def _compile(self, function: Callable[[], None]) -> None:
         """Compiles what a function launches, on all cores: a launch compiles its kernel alone."""
         modules = collections.defaultdict(set)
-
-        def launch(kernel: wp.Kernel, *_: Any, block_dim: int | None = None, **__: Any) -> None:
-            modules[block_dim].add(kernel.module)
-
-        def capture_while(_: Any, while_body: Callable[..., None], **arguments: Any) -> None:
-            while_body(**arguments)
-
-        with _replaced(wp, launch=launch, launch_tiled=launch, capture_while=capture_while):
-            function()
+        for kernel, block_dim, _ in launches(function):
+            if kernel:
+                modules[block_dim].add(kernel.module)
         for block_dim, used in modules.items():
             workers = len(os.sched_getaffinity(0))
             wp.force_load(self._device, [*used], block_dim, max_workers=workers)
@@ -214,13 +246,16 @@ def _give_terrains(model: mjw.Model, of: mujoco.MjModel, num_envs: int) -> None:
 
 
 @contextlib.contextmanager
-def _replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
-    before = {name: getattr(module, name) for name in functions}
-    vars(module).update(functions)
+def replaced(owner: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    """Puts functions in the places of a module's or a class's own meanwhile."""
+    before = {name: getattr(owner, name) for name in functions}
+    for name, function in functions.items():
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        vars(module).update(before)
+        for name, function in before.items():
+            setattr(owner, name, function)
 
 
 def _is_per_world(name: str) -> bool:

@@ -33,7 +33,7 @@ def children(monkeypatch):
         return dict(ROUNDS if module == "rounds" else PROGRAM)
 
     monkeypatch.setattr(command, "_child", child)
-    monkeypatch.setattr(command, "_require_compiler", lambda: None)
+    monkeypatch.setattr(command, "_require_compiler", lambda _: None)
     return asked
 
 
@@ -45,7 +45,9 @@ def offline(*arguments):
     "arguments, said",
     [
         (["no_such_task"], "unknown task 'no_such_task'"),
-        (["dog_walk"], "MJX cannot hold dog_walk"),
+        (["dog_walk"], "mjx cannot hold dog_walk"),
+        (["point_mass_hard", "--engine", "warp"], "warp cannot hold point_mass_hard"),
+        (["--engine", "warp", "--programs", "step", "start"], "warp has no program start: step"),
         (["--num-envs", "0"], "--num-envs must be above 0"),
         (["--timeout", "0"], "--timeout must be above 0"),
         (["--timeout", "nan"], "--timeout must be above 0"),
@@ -102,6 +104,22 @@ def test_a_row_a_case_and_none_twice(tmp_path, children, capsys, monkeypatch):
     assert len(children) == before + 18 and len(command.read(file)) == 8
 
 
+def test_both_engines_stand_side_by_side(tmp_path, children):
+    file = tmp_path / "rows.jsonl"
+    for engine in ("warp", "mjx"):
+        offline("pendulum_swingup", "--engine", engine, "--json", file)
+    ours, other = command.read(file)
+    assert [(m, r["program"]) for m, r in children if m == "warp_program"] == [
+        *(("warp_program", name) for name in ("step", "outcome", "physics"))
+    ]
+    # A step of Warp's is its own launches and those of jax's outcome.
+    assert (ours["launches"]["total"], other["launches"]["total"]) == (20, 10)
+    row = "| pendulum_swingup | 4,096 | sm_90 | 20 | 20 | 2.0 | 10 | 10 | 1.0 |"
+    assert row in page.text([ours, other]) and row not in page.text([ours])
+    # Of the other engine it is not there yet.
+    assert len(children) == 3 + 4 + 1  # the rounds are one
+
+
 def test_a_case_that_fails_has_a_row_with_the_reason(tmp_path, monkeypatch, children, capsys):
     def child(module, request, timeout):
         failed = request.get("program") == "step"
@@ -156,7 +174,7 @@ def test_the_page_is_of_the_rows_alone(tmp_path, children, capsys):
     [
         ("{", "is damaged"),
         ("[]", "it is no object"),
-        ('{"task": "a"}', "it has no num_envs"),
+        ('{"engine": "mjx", "task": "a"}', "it has no num_envs"),
         ("", "there are no rows"),
     ],
 )
@@ -214,3 +232,18 @@ def test_a_step_is_compiled_for_a_gpu_that_is_not_there(tmp_path):
         assert "reason" not in found, (name, found)
         assert found["row_major"] and not found["f64"] and found["argument_bytes"] > 0
     assert row["launches"]["total"] > row["launches"]["parts"]["entry"][0] > 0
+
+
+@pytest.mark.slow
+def test_a_step_of_warps_is_compiled_for_a_gpu_that_is_not_there(tmp_path):
+    pytest.importorskip("warp")
+    pytest.importorskip("jax_cuda13_plugin")
+    file = tmp_path / "rows.jsonl"
+    arguments = ("--engine", "warp", "--num-envs", 64, "--arch", "sm_80", "sm_90")
+    offline("pendulum_swingup", *arguments, "--json", file)
+    for row in command.read(file):
+        assert not any("reason" in found for found in row["programs"].values()), row
+        step, outcome = row["programs"]["step"], row["programs"]["outcome"]
+        assert step["modules"] > 10 and step["code_bytes"] > 100_000
+        assert outcome["argument_bytes"] > 0 and not outcome["f64"]
+        assert row["launches"]["of_host"] < row["launches"]["total"] and row["ratio"] > 1
