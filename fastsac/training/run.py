@@ -27,7 +27,7 @@ from fastsac.training.log import TrainingLog
 from fastsac.training.profiling import Profiler
 from fastsac.training.resuming import load
 from fastsac.training.saving import RunSaving, checkpoints_of, disk_bytes
-from fastsac.training.state import TrainingState
+from fastsac.training.state import TrainingState, resolved
 
 # Files of a run besides its checkpoints: metrics and TensorBoard events.
 _METRICS_BYTES = 16_000_000
@@ -82,6 +82,7 @@ class TrainingRun:
             loaded = Resumed(resumed, config.task) if resumed else None
             self.state = TrainingState(config)
             opened.callback(self.state.close)
+            config = self.config = resolved(config, self.state.env)
             if not loaded:
                 needed = disk_bytes(config, self.state.agent, self.state.replay) + _METRICS_BYTES
                 self._directory = create(dataclasses.asdict(config), needed)

@@ -1,12 +1,13 @@
 """What a training run goes on from: worlds, learner, replay, and what stands between them."""
 
+import dataclasses
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from fastsac.envs import make
+from fastsac.envs import VectorEnv, make
 from fastsac.learner.n_step import NStepReturns
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.learner.sac import SAC
@@ -15,6 +16,12 @@ from fastsac.training.config import TrainConfig
 from fastsac.training.episodes import EpisodeReturns
 from fastsac.training.memory_plan import memory_plan, require_worlds
 from fastsac.training.without_gpu import notice
+
+
+def resolved(config: TrainConfig, env: VectorEnv) -> TrainConfig:
+    """Returns the configuration with what "auto" came to; another choice would not fit a state."""
+    engine: Any = env.engine_name
+    return dataclasses.replace(config, engine=engine, device=config.device or env.device.type)
 
 
 class TrainingState:

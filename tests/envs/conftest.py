@@ -1,7 +1,10 @@
 """What the env tests share: a dm_control environment beside ours, from the same state."""
 
+import ctypes
+import gc
 import io
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,21 @@ import torch
 import fastsac
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, action_range, load
+
+
+# Of a process; what jax compiled of all tasks took 12 GB, and its compiler's leavings most of that.
+_MOST_MEMORY = 4_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def memory_is_given_back():
+    yield
+    with open("/proc/self/status") as status:
+        resident = next(int(line.split()[1]) * 1024 for line in status if "VmRSS" in line)
+    if resident > _MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class DmControl:

