@@ -13,7 +13,6 @@ import fastsac
 from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, action_range, load
 
-
 # Of a process; what jax compiled of all tasks took 12 GB, and its compiler's leavings most of that.
 _MOST_MEMORY = 4_000_000_000
 
