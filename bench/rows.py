@@ -91,6 +91,20 @@ def _is_old(row: Row) -> bool:
 
 def _objects(path: Path) -> Iterator[Row]:
     """Yields a file's lines as rows, each with its level."""
+    for number, row in parsed_lines(path):
+        if isinstance(row, dict) and "level" not in row and "setting" in row:
+            row = {"level": "learning", **row}
+        if fault := _fault(row):
+            raise ConfigError(f"{path}, line {number}, is no row of fastsac bench: {fault}")
+        yield row
+
+
+def parsed_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yields the values of a file of JSON lines with their lines' numbers; empty lines are none.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
@@ -101,14 +115,9 @@ def _objects(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number}, is damaged: {error}") from error
-        if isinstance(row, dict) and "level" not in row and "setting" in row:
-            row = {"level": "learning", **row}
-        if fault := _fault(row):
-            raise ConfigError(f"{path}, line {number}, is no row of fastsac bench: {fault}")
-        yield row
 
 
 def _fault(row: Any) -> str | None:

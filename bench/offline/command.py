@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from fastsac.bench.harness import RESULTS
 from fastsac.bench.offline import page
 from fastsac.bench.offline.row import Row, summary
 from fastsac.bench.offline.targets import ARCHITECTURES, device_name
+from fastsac.bench.rows import parsed_lines
 from fastsac.envs.devices import has_warp
 from fastsac.envs.registry import Task, UnknownTask, find, tasks
 from fastsac.errors import ConfigError
@@ -203,26 +203,14 @@ def read(path: Path) -> list[Row]:
     Raises:
         ConfigError: it is missing or damaged, or holds something else.
     """
-    return list(_rows(path))
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read --json {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"--json {path} is no text file") from error
-    for number, text in enumerate(lines, 1):
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}, line {number}, is damaged: {error}") from error
-        needed = (*_CASE, "rounds", "programs", "commit", "date", "sources", "compiler")
+    needed = (*_CASE, "rounds", "programs", "commit", "date", "sources", "compiler")
+    rows = []
+    for number, row in parsed_lines(path):
         if not isinstance(row, dict) or (missing := [k for k in needed if k not in row]):
             said = f"it has no {missing[0]}" if isinstance(row, dict) else "it is no object"
             raise ConfigError(f"{path}, line {number}, is no row of fastsac bench offline: {said}")
-        yield row
+        rows.append(row)
+    return rows
 
 
 def line(row: Row) -> str:

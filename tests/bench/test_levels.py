@@ -210,7 +210,7 @@ def test_the_gpus_command_runs(tmp_path):
 
 def test_rows_of_the_results_have_what_the_page_reads():
     for path in sorted(harness.RESULTS.glob("*.jsonl")):
-        if path.name in page._OTHERS:
+        if path.name in page.OTHERS:
             continue
         for line in path.read_text().splitlines():
             row = json.loads(line)
