@@ -71,6 +71,9 @@ def _variants(batch: int, width: int, quick: bool) -> Iterator[tuple[str, Precis
     for updates in UPDATES_PER_CALL:
         for precision in _precisions():
             yield "ours", precision, updates, partial(open_ours, batch, width, updates, precision)
+            if not (quick or torch.cuda.is_available()):  # 20 s to compile
+                opened = partial(open_ours, batch, width, updates, precision, compiled=True)
+                yield "ours-compiled", precision, updates, opened
     plain = partial(peers.opened, "plain_sac", "open_learner", batch, width, 1)
     yield "eager", "float32", 1, partial(plain, "eager")
     if not quick:  # 20 s to compile
@@ -122,10 +125,16 @@ def transitions() -> list[torch.Tensor]:
     ]
 
 
-def open_ours(batch: int, width: int, updates: int, precision: Precision = "float32") -> Any:
+def open_ours(
+    batch: int,
+    width: int,
+    updates: int,
+    precision: Precision = "float32",
+    compiled: bool = False,
+) -> Any:
     """Opens fastsac's learner, so many updates a call."""
     where = device.device_type()
-    config = SACConfig(hidden_sizes=(width, width), precision=precision)
+    config = SACConfig(hidden_sizes=(width, width), precision=precision, compile_updates=compiled)
     agent = SAC(OBS_DIM, ACTION_DIM, config, where, strict=True)
     replay = ReplayBuffer(TRANSITIONS, OBS_DIM, ACTION_DIM, where)
     replay.add(*transitions())

@@ -55,8 +55,10 @@ def run(
         Exception: what fused raises, within ``strict_kernels`` or a CUDA graph's capture.
         torch.OutOfMemoryError: fused found no memory for what it returns.
     """
+    if not runs_on(like):
+        return reference(*arguments)
     strict = _strict.get()
-    if not runs_on(like) or (fused.__module__ in _failed and not strict):
+    if fused.__module__ in _failed and not strict:
         return reference(*arguments)
     try:
         return fused(*arguments)

@@ -23,10 +23,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     tempfile.tempdir = None  # which pytest has asked for already
 
-# What XLA and Warp compile is shared by all tests and their processes; the user's caches are left
-# alone; jax reads these at its import, Warp when it starts.
+# What XLA, Warp and Inductor compile is shared by all tests and their processes; the user's caches
+# are left alone; jax reads these at its import, the others when they start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["TMPDIR"], "xla"))
 os.environ.setdefault("WARP_CACHE_PATH", os.path.join(os.environ["TMPDIR"], "warp"))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(os.environ["TMPDIR"], "inductor"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # A third of the CPU time to compile an MJX step (reacher: 5.5 s for 19), whose runs here are short.
 if not torch.cuda.is_available():

@@ -52,6 +52,8 @@ class SACConfig:
     """Critic updates per update of actor and temperature (TD3, arXiv 1802.09477)."""
     precision: Precision = "float32"
     """Of the networks' matmuls and what they return; the rest, weights included, is float32."""
+    compile_updates: bool = False
+    """On a CPU with a C++ compiler, make an update one compiled program; a GPU has its graphs."""
 
     def __post_init__(self) -> None:
         require_types(self)

@@ -35,7 +35,11 @@ class _Sample(NamedTuple):
 
 @torch.no_grad()
 def gradient_step(
-    learner: LearnerState, batch: Batch, with_actor: bool, report: bool = True
+    learner: LearnerState,
+    batch: Batch,
+    noise: torch.Tensor,
+    with_actor: bool,
+    report: bool = True,
 ) -> Metrics:
     """Moves the critics, with_actor the actor and the temperature too, and the target critics.
 
@@ -44,6 +48,7 @@ def gradient_step(
     Args:
         learner: changed in place.
         batch: B transitions, their observations normalised.
+        noise: (B, A), or (2 B, A) with_actor: standard normal, what the policy's actions are of.
         with_actor: False is an update between those of a delayed policy.
         report: False spares the losses, which nothing but the reader needs.
 
@@ -56,7 +61,6 @@ def gradient_step(
     obs = torch.cat([batch.next_obs, batch.obs]) if with_actor else batch.next_obs
     head, tape = learner.actor.mlp.record(obs)
     mean, log_std = head[0].chunk(2, dim=-1)
-    noise = learner.noise(mean)
     clamps = learner.log_std_clamps
     sample = _Sample(mean, log_std, noise, *tanh_gaussian(mean, log_std, noise, *clamps))
     next_sample = _Sample(*(x[:size] for x in sample))

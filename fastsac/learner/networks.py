@@ -129,7 +129,6 @@ class Tape(NamedTuple):
         norms = [_Norm(*(x[:, first:].contiguous() for x in norm)) for norm in self.norms]
         return self._replace(inputs=[x[:, first:] for x in self.inputs], norms=norms)
 
-    @torch.no_grad()
     def differentiate(
         self, by_output: torch.Tensor, into: Sequence[torch.Tensor] = ()
     ) -> torch.Tensor:
@@ -142,25 +141,26 @@ class Tape(NamedTuple):
         Returns:
             The gradient of the first layer's result (E, B, .).
         """
-        gradient = by_output.to(self.weights[0].dtype)
-        for i in reversed(range(len(self.weights))):
-            if into:
-                _product_into(into[2 * i], self.inputs[i].mT, gradient)
-                torch.sum(gradient, dim=1, keepdim=True, out=into[2 * i + 1])
-            if i:
-                gradient = _product(gradient, self.weights[i].mT)
-                # ReLU's derivative, in place: 0 where its output was.
-                _mask(gradient, self.inputs[i], 0, grad_input=gradient)
-                if self.norms:
-                    gradient = self.norms[i - 1].differentiate(gradient)
-        return gradient
+        with torch.no_grad():  # which Dynamo does not follow as a decorator of a tuple's method
+            gradient = by_output.to(self.weights[0].dtype)
+            for i in reversed(range(len(self.weights))):
+                if into:
+                    _product_into(into[2 * i], self.inputs[i].mT, gradient)
+                    torch.sum(gradient, dim=1, keepdim=True, out=into[2 * i + 1])
+                if i:
+                    gradient = _product(gradient, self.weights[i].mT)
+                    # ReLU's derivative, in place: 0 where its output was.
+                    _mask(gradient, self.inputs[i], 0, grad_input=gradient)
+                    if self.norms:
+                        gradient = self.norms[i - 1].differentiate(gradient)
+            return gradient
 
-    @torch.no_grad()
     def input_gradient(self, by_output: torch.Tensor, part: int) -> torch.Tensor:
         """Returns the gradient (B, .) of a part of the input, from that of the output."""
-        columns = self.weights[0].split(self.widths, dim=1)[part]
-        product = _product(self.differentiate(by_output), columns.mT)
-        return product.sum(dim=0).to(by_output.dtype)
+        with torch.no_grad():
+            columns = self.weights[0].split(self.widths, dim=1)[part]
+            product = _product(self.differentiate(by_output), columns.mT)
+            return product.sum(dim=0).to(by_output.dtype)
 
 
 _mask = torch.ops.aten.threshold_backward.grad_input

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastsac.kernels import strict_kernels, tanh_gaussian
+from fastsac.learner.compiled_step import CompiledStep
 from fastsac.learner.config import SACConfig
 from fastsac.learner.cuda_graph import Fallback, GraphedCall
 from fastsac.learner.flat_weights import float32_matmuls
@@ -26,8 +27,8 @@ class SAC(LearnerState):
 
     Args:
         strict: on a GPU, a kernel that does not compile or launch and a CUDA graph that cannot be
-            captured raise what went wrong. Otherwise torch's operations and eager calls take their
-            place, after one warning each.
+            captured raise what went wrong, and on a CPU updates that do not compile. Otherwise
+            torch's operations and eager calls take their place, after one warning each.
     """
 
     def __init__(
@@ -43,6 +44,14 @@ class SAC(LearnerState):
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
+        is_compiled = config.compile_updates and self.device.type == "cpu"
+        self._compiled = CompiledStep(self, self._fallback) if is_compiled else None
+
+    @property
+    def compile_notice(self) -> str:
+        """What the first update of a run is to say, if it compiles anything; else empty."""
+        said = "compiling the updates, half a minute; the next start reads them from a cache"
+        return said if self._compiled else ""
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
@@ -97,7 +106,7 @@ class SAC(LearnerState):
         )
         with_actor = (self.updates + 1) % self.config.policy_delay == 0
         with self._computing():
-            metrics = gradient_step(self, batch, with_actor)
+            metrics = self._step(batch, with_actor)
         self.updates += 1
         return metrics
 
@@ -191,5 +200,12 @@ class SAC(LearnerState):
                 batch = replay.sample(batch_size, self.normalizer)
                 # Losses are for the reader alone: of the last update with the actor, and later.
                 report = number + delay > last
-                metrics |= gradient_step(self, batch, number % delay == 0, report)
+                metrics |= self._step(batch, number % delay == 0, report)
         return metrics
+
+    def _step(self, batch: Batch, with_actor: bool, report: bool = True) -> Metrics:
+        rows = len(batch.action) * (2 if with_actor else 1)
+        noise = self.noise(batch.action.new_empty(rows, self.action_dim))
+        if self._compiled:
+            return self._compiled(batch, noise, with_actor)
+        return gradient_step(self, batch, noise, with_actor, report)

@@ -88,8 +88,9 @@ class TrainingRun:
                 self._directory = create(dataclasses.asdict(config), needed)
                 opened.callback(self._directory.close)
                 opened.push(self._discard_if_failed)
-            if notice := self.state.env.engine.compile_notice:
-                print(notice, file=sys.stderr, flush=True)
+            for notice in (self.state.env.engine.compile_notice, self.state.agent.compile_notice):
+                if notice:
+                    print(notice, file=sys.stderr, flush=True)
             self._open_parts(opened, loaded)
             if not loaded:  # a disk that takes no checkpoint is found out now
                 self._save(required=True)

@@ -52,6 +52,7 @@ SANE = {
     "log_std_min": number,
     "log_std_max": number,
     "normalize_obs": flag_value,
+    "compile_updates": flag_value,
     "policy_delay": count(1),
     "precision": one_of("float32", "tf32", "bf16"),
     "task": lambda x: type(x) is str,

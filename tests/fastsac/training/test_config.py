@@ -65,6 +65,7 @@ FLAGS = {
     "normalize_obs": ("", True),
     "policy_delay": ("2", 2),
     "precision": ("bf16", "bf16"),
+    "compile_updates": ("", True),
 }
 NEEDS = {"value_range": ("num_atoms",)}  # what is refused without another flag
 

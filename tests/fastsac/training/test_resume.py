@@ -48,7 +48,8 @@ WHOLE = PLAIN | dict(
         critic_reduction="mean",
     ),
 )
-SETTINGS = {"plain": PLAIN, "whole": WHOLE}
+COMPILED = PLAIN | dict(sac=fastsac.SACConfig(hidden_sizes=(16, 16), compile_updates=True))
+SETTINGS = {"plain": PLAIN, "whole": WHOLE, "compiled": COMPILED}
 
 
 def config(run_dir, setting=PLAIN, task="cartpole_balance", **changed):
@@ -170,7 +171,9 @@ def test_a_sigint_that_the_parent_ignored_stays_ignored(sigint, tmp_path, monkey
 
 # The whole setting's state is gone on from in test_sigterm_loses_nothing.
 PLAIN_BY_DEFAULT = pytest.mark.parametrize(
-    "uninterrupted", ["plain", pytest.param("whole", marks=pytest.mark.slow)], indirect=True
+    "uninterrupted",
+    ["plain", *(pytest.param(x, marks=pytest.mark.slow) for x in ("whole", "compiled"))],
+    indirect=True,
 )
 
 

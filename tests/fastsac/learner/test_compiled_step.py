@@ -1,0 +1,93 @@
+"""Updates compiled by Inductor against eager ones; CPU."""
+
+import dataclasses
+import logging
+import math
+
+import pytest
+import torch
+from torch._inductor import config as inductor
+
+from fastsac import SAC
+from tests.fastsac.learner.test_non_finite import ACT, CONFIGS, OBS, SMALL, B, held, setup
+
+QUICK = ("v2",)
+CASES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS]
+
+
+def compiled(config, **changes):
+    return dataclasses.replace(config, compile_updates=True, **changes)
+
+
+def weights(agent):
+    found = {name: getattr(agent, f"{name}_flat") for name in ("actor", "critics", "target")}
+    return found | {"log_alpha": agent.log_alpha}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_they_are_the_eager_ones_to_rounding_and_the_same_each_time(name, close):
+    """Two learners of one process, and one of other numbers that was compiled between them."""
+    eager, rows = setup(CONFIGS[name])
+    ours, replay = setup(compiled(CONFIGS[name]))
+    again, twin = setup(compiled(CONFIGS[name]))
+    assert ours.learn(replay, B).keys() >= eager.learn(rows, B).keys()
+    other, others = setup(compiled(CONFIGS[name], learning_rate=1e-2), seed=3)
+    other.learn(others, B)
+    for number in (1, 18):
+        losses = eager.learn(rows, B, number)
+        found = ours.learn(replay, B, number)
+        for key, value in losses.items():
+            close(found[key], value, "float32 weights after 100 updates", key)
+    for key, value in weights(eager).items():
+        close(weights(ours)[key], value, "float32 weights after 100 updates", key)
+    again.learn(twin, B, 20)
+    for key, value in weights(ours).items():
+        assert torch.equal(weights(again)[key], value), key
+        assert not torch.equal(weights(other)[key], value), key
+    # What may change between updates takes effect, as in an eager one.
+    before = weights(ours)["critics"].clone()
+    ours.learning_rate.fill_(0)
+    ours.learn(replay, B)
+    assert torch.equal(weights(ours)["critics"], before)
+
+
+def test_a_bad_transition_skips_the_steps_that_it_reaches():
+    agent, replay = setup(compiled(SMALL))
+    agent.learn(replay, B)
+    before = held(agent)
+    batch = replay.sample(B)
+    batch.reward[3] = math.nan
+    agent.update(batch)
+    after = held(agent)
+    assert after["critics"] == before["critics"] and after["actor"] != before["actor"]
+    assert agent.skipped_updates == agent.skipped_in_a_row == 1
+    agent.update(replay.sample(B))
+    assert agent.skipped_updates == 1 and agent.skipped_in_a_row == 0
+    assert held(agent)["critics"] != before["critics"]
+
+
+@pytest.mark.slow
+def test_a_batch_of_another_size_is_a_program_of_its_own(close):
+    (eager, rows), (ours, replay) = setup(SMALL), setup(compiled(SMALL))
+    for size in (B, 8, B):
+        eager.learn(rows, size)
+        ours.learn(replay, size)
+    for key, value in weights(eager).items():
+        close(weights(ours)[key], value, "float32 weights after 100 updates", key)
+
+
+def test_without_a_compiler_updates_are_eager(monkeypatch, caplog):
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    torch._dynamo.reset()
+    (eager, rows), (ours, replay) = setup(SMALL), setup(compiled(SMALL))
+    with caplog.at_level(logging.WARNING, "fastsac"):
+        for agent, of in ((eager, rows), (ours, replay)):
+            agent.learn(of, B, 5)
+    (record,) = [r for r in caplog.records if r.name == "fastsac"]
+    assert "compiling them failed with" in record.message and "compiler" in record.message
+    for key, value in weights(eager).items():
+        assert torch.equal(weights(ours)[key], value), key
+    strict = SAC(OBS, ACT, compiled(SMALL), strict=True)
+    with pytest.raises(Exception, match="no-such-compiler|compiler"):
+        strict.learn(replay, B)
