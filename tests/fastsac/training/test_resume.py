@@ -56,7 +56,9 @@ def config(run_dir, setting=PLAIN, task="cartpole_balance", **changed):
     return preset_config(task, run_dir=str(run_dir), **setting | changed)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(
+    scope="module", params=["plain", "whole", pytest.param("compiled", marks=pytest.mark.slow)]
+)
 def uninterrupted(request, tmp_path_factory):
     setting = SETTINGS[request.param]
     folder = tmp_path_factory.mktemp("uninterrupted")
