@@ -264,7 +264,10 @@ class Critics(nn.Module):
         """Returns Q (E, B) of a distribution (E, B, N)."""
         if self.atoms is None:
             return distribution[..., 0]
-        return distribution @ self.atoms.values(distribution)
+        values = self.atoms.values(distribution)
+        if distribution.is_cpu:  # where a product's sums depend on the number of threads
+            return (distribution * values).sum(dim=-1)
+        return distribution @ values
 
     def by_output(
         self, distribution: torch.Tensor, q: torch.Tensor, by_q: torch.Tensor

@@ -23,6 +23,7 @@ from fastsac.runs.wandb_run import require_wandb
 from fastsac.training.background_evaluation import RunEvaluations, Snapshot
 from fastsac.training.config import TrainConfig
 from fastsac.training.evaluation import Evaluation
+from fastsac.training.learner_threads import LearnerThreads
 from fastsac.training.log import TrainingLog
 from fastsac.training.profiling import Profiler
 from fastsac.training.resuming import load
@@ -94,6 +95,8 @@ class TrainingRun:
             self._open_parts(opened, loaded)
             if not loaded:  # a disk that takes no checkpoint is found out now
                 self._save(required=True)
+            self._threads = LearnerThreads(self.state.env.device)
+            opened.callback(self._threads.close)
             self._profiler = Profiler(self.path) if config.profile else None
             opened.callback(self._close_profiler)
             self._opened = opened.pop_all()
@@ -166,7 +169,7 @@ class TrainingRun:
     def learn(self) -> None:
         """Does a vector step's updates."""
         state, updates = self.state, self.config.updates_per_vector_step
-        with torch.profiler.record_function("updates"):
+        with torch.profiler.record_function("updates"), self._threads.timed():
             self._log.keep(state.agent.learn(state.replay, self.config.batch_size, updates))
         state.updates += updates
         if self._profiler and (sentence := self._profiler.step()):
