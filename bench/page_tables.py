@@ -10,7 +10,9 @@ from fastsac.runs.statistics import interquartile_mean
 
 PARTS = ("env", "learner", "transfer")  # of the training loop, each alone
 _LIMITS = ("matmul", "copy")
-_OURS = ("ours", "ours+graph")
+_OURS = ("ours", "ours+graph", "ours-compiled")
+_BUSY = "busy"  # ours beside other programs
+_COMPILED = ("compile", "sbx")  # peers whose updates are one program
 # What an environment step may cost of its bare physics, with and without a GPU.
 _GOALS = {True: 1.15, False: 1.3}
 _GOAL_DOMAINS = ("humanoid", "walker")
@@ -51,7 +53,7 @@ class Comparison(NamedTuple):
 
 def is_peer(row: Row) -> bool:
     """Whether the row is neither ours nor a limit."""
-    return row["variant"] not in (*_OURS, *PARTS, *_LIMITS, "physics")
+    return row["variant"] not in (*_OURS, *PARTS, *_LIMITS, _BUSY, "physics")
 
 
 def case(row: Row) -> tuple[Any, ...]:
@@ -81,13 +83,14 @@ def comparisons(rows: Iterable[Row]) -> list[Comparison]:
 def _ours_for(peer: Row, rows: Iterable[Row]) -> Row | None:
     """Ours of the peer's group, as precise as it is; None where there is none.
 
-    Of several the one in a graph where the peer is in one, with as many updates a call, or else
-    with the most.
+    Of several the one in a graph where the peer is in one, compiled where it is, with as many
+    updates a call, or else with the most.
     """
 
-    def likeness(row: Row) -> tuple[bool, bool, float]:
+    def likeness(row: Row) -> tuple[bool, bool, bool, float]:
         graph = row["variant"].endswith("+graph") == peer["variant"].endswith("+graph")
-        return graph, case(row) == case(peer), row.get("updates_per_call", 0)
+        compiled = row["variant"].endswith("-compiled") == (peer["variant"] in _COMPILED)
+        return graph, compiled, case(row) == case(peer), row.get("updates_per_call", 0)
 
     same = ("level", "group", "run", "precision")
     ours = [
@@ -184,9 +187,12 @@ def parts_of_loop(rows: list[Row]) -> str:
         known = [share for share in shares if share is not None]
         rest = 1 - sum(known) if len(known) == len(PARTS) else None
         cells = ["-" if share is None else f"{share:.1%}" for share in (*shares, rest)]
+        kept = ratio(of[_BUSY], of["ours"]) if {_BUSY, "ours"} <= of.keys() else None
+        cells += ["" if kept is None else f"{kept:.1%}"]
         table.append([*map(str, labelled), _rate(of.get("ours")), *cells])
     labels = [_HEADINGS.get(name, name) for name in LABELS["train"] if name != "variant"]
-    return markdown([*labels, "ours", *PARTS, "rest"], table)
+    busy = "of its speed beside as many busy programs as cores"
+    return markdown([*labels, "ours", *PARTS, "rest", busy], table)
 
 
 def everything(rows: list[Row]) -> str:

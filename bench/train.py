@@ -4,11 +4,16 @@
 (the vector env's step), "learner" (acting and the updates) and "transfer" (n-step returns, and
 what brings transitions into the replay) are the same work alone, so that a part's rate says which
 share of the loop's time it would take; what they leave is the host's, and where they sum to more
-than the whole they ran at once.
+than the whole they ran at once. "busy" is "ours" on a CPU beside as many busy programs as it has
+cores.
 """
 
 import dataclasses
 import io
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
@@ -62,6 +67,8 @@ def _split(task: str, preset: str) -> Iterator[Case]:
             grad_updates_per_step=config.updates_per_vector_step,
         )
         opened |= {"brax": partial(brax, impl="jax"), "brax-warp": partial(brax, impl="warp")}
+    else:
+        opened["busy"] = partial(_open_busy, config)
     return _group(config, opened)
 
 
@@ -142,6 +149,29 @@ def _started(config: TrainConfig) -> Iterator[_Loop]:
 def _open_loop(config: TrainConfig) -> Iterator[Callable[[], int]]:
     with _started(config) as run:
         yield trained(run.advance)
+
+
+@contextmanager
+def _open_busy(config: TrainConfig) -> Iterator[Callable[[], int]]:
+    with _started(config) as run, ExitStack() as opened:
+        others = []
+        for _ in range(len(os.sched_getaffinity(0))):
+            other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            opened.callback(other.wait)
+            opened.callback(other.kill)
+            other.send_signal(signal.SIGSTOP)
+            others.append(other)
+
+        def advance(count: int) -> int:
+            for other in others:
+                other.send_signal(signal.SIGCONT)
+            try:
+                return run.advance(count)
+            finally:
+                for other in others:
+                    other.send_signal(signal.SIGSTOP)
+
+        yield trained(advance)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ class SAC(LearnerState):
             mean, log_std = self.actor(self.normalized(obs))
             if deterministic:
                 return torch.tanh(mean)
-            return tanh_gaussian(mean, log_std, self.noise(mean), *self.log_std_clamps)[0]
+            return tanh_gaussian(mean, log_std, self.noise(len(mean)), *self.log_std_clamps)[0]
 
     def _learn(
         self, replay: ReplayBuffer, batch_size: int, num_updates: int, first: int
@@ -204,8 +204,7 @@ class SAC(LearnerState):
         return metrics
 
     def _step(self, batch: Batch, with_actor: bool, report: bool = True) -> Metrics:
-        rows = len(batch.action) * (2 if with_actor else 1)
-        noise = self.noise(batch.action.new_empty(rows, self.action_dim))
+        noise = self.noise(len(batch.action) * (2 if with_actor else 1))
         if self._compiled:
             return self._compiled(batch, noise, with_actor)
         return gradient_step(self, batch, noise, with_actor, report)

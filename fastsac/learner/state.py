@@ -113,9 +113,10 @@ class LearnerState:
         """Of the policy's log standard deviation."""
         return self.config.log_std_min, self.config.log_std_max
 
-    def noise(self, like: torch.Tensor) -> torch.Tensor:
-        """Draws standard normal numbers of the shape of ``like``."""
-        noise = torch.empty_like(like, memory_format=torch.contiguous_format)
+    def noise(self, rows: int) -> torch.Tensor:
+        """Draws standard normal numbers (rows, A), which the policy's actions are made of."""
+        dtype = self.actor_flat.dtype
+        noise = torch.empty(rows, self.action_dim, dtype=dtype, device=self.device)
         return noise.normal_(generator=self.generator)
 
     def normalized(self, obs: torch.Tensor) -> torch.Tensor:

@@ -212,7 +212,7 @@ def test_a_graph_is_one_launch_with_its_loops():
 
 def row(**programs):
     rounds = {"most": 3, "mean": 2.2, "how": "by hand"}
-    return {"rounds": rounds, "ls_iterations": 50, "programs": programs}
+    return {"engine": "mjx", "rounds": rounds, "ls_iterations": 50, "programs": programs}
 
 
 def test_a_row_sums_up_its_programs():
