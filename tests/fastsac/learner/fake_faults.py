@@ -111,13 +111,16 @@ def strided_gradient(learning):
 @contextmanager
 def foreign_generator(learning):
     own, agent = torch.Generator("cuda"), learning.agent
-    agent.noise = lambda like: torch.empty_like(like).normal_(generator=own)
+    agent.noise = lambda rows: torch.empty(rows, agent.action_dim, device="cuda").normal_(
+        generator=own
+    )
     yield
 
 
 @contextmanager
 def global_generator(learning):
-    learning.agent.noise = torch.randn_like
+    agent = learning.agent
+    agent.noise = lambda rows: torch.randn(rows, agent.action_dim, device="cuda")
     yield
 
 
