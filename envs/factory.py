@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
+from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.devices import (
     EngineUnavailable,
     choose,
@@ -19,6 +20,7 @@ from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find
+from fastsac.envs.seeds import integer
 from fastsac.envs.suite import Suite, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
@@ -34,6 +36,7 @@ def make(
     seed: int = 0,
     solver: str = "faithful",
     randomize: Mapping[str, Draw] | None = None,
+    array: str = "torch",
 ) -> VectorEnv:
     """Returns num_envs worlds of a Control Suite task as one batched environment.
 
@@ -47,7 +50,8 @@ def make(
             task, or else mjx; native elsewhere, with a warning where one of the two sees a GPU
             that the other does not.
         device: where observations, rewards and actions live; None is the engine's own device, and
-            with "auto" cuda wherever torch has it.
+            with "auto" cuda wherever torch has it. numpy's arrays live on the CPU, jax's where the
+            engine does.
         seed: of the initial states, used by the first ``reset()`` without a seed.
         solver: of MJX in float32. "faithful": its error is that of float32; "fast": a smaller
             budget, whose error and gain are in bench/results/solver.md. The native engine always
@@ -55,24 +59,26 @@ def make(
         randomize: domain randomisation, the name of a floating-point array of MjModel -> function
             (numpy Generator, its default values) -> values of the same shape. Drawn for each
             episode of each world; what MuJoCo derives from them (mj_setConst) follows.
+        array: what the env hands out and takes, "torch", "numpy" or "jax".
 
     Raises:
         UnknownTask: no such task.
         EngineUnavailable: no such engine, or it cannot run here.
-        ValueError: num_envs or seed out of range, or randomize names no array of the model or
-            draws something of another shape.
+        ValueError: num_envs or seed out of range, no such array, or randomize names no array of the
+            model or draws something of another shape.
     """
     if not isinstance(task, str):
         raise UnknownTask(f"a task is a name, got {type(task).__name__}")
     entry = find(task)
-    for name, value, least in (("num_envs", num_envs, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    num_envs, seed = integer("num_envs", num_envs, 1), integer("seed", seed, 0)
     if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
+    for name, value, known in (("solver", solver, SOLVERS), ("array", array, tuple(ARRAYS))):
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; there are {', '.join(known)}")
     given = None if device is None else _checked_device(device)
+    if array == "numpy":
+        given = _cpu_for_numpy(given)
     chosen, device, warning = choose(engine, given, next(iter(_on_gpu(entry)), None), seen())
     if warning:
         logging.getLogger("fastsac").warning(warning)
@@ -87,12 +93,29 @@ def make(
             if name == engines[-1]:
                 raise
             logging.getLogger("fastsac").warning("warning: %s", error)
-    if device is None:
+    if array == "jax":
+        device = _engines_own_for_jax(given, built)
+    elif device is None:
         device = "cuda" if built.name == "native" and chosen != "native" else built.device
     target = _checked_device(device)
     current = torch.cuda.current_device() if built.device.type == "cuda" else None
     require_one_gpu(built.device, target, current)
-    return VectorEnv(built, num_envs, target, seed)
+    return VectorEnv(built, num_envs, target, seed, array)
+
+
+def _cpu_for_numpy(given: torch.device | None) -> torch.device:
+    if given and given.type != "cpu":
+        raise EngineUnavailable(f"numpy's arrays live on the CPU, not on {given}")
+    return torch.device("cpu")
+
+
+def _engines_own_for_jax(given: torch.device | None, engine: Engine) -> torch.device:
+    if given and given != engine.device:
+        engine.close()
+        raise EngineUnavailable(
+            f"jax's arrays live on the device of the engine, {engine.device}, not on {given}"
+        )
+    return engine.device
 
 
 def _require_room(task: Task, num_envs: int) -> None:

@@ -1,6 +1,6 @@
-"""The batched environment users hold: gymnasium's vector API over torch tensors."""
+"""The batched environment users hold: gymnasium's vector API over torch tensors, or others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -9,9 +9,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from fastsac.envs.engines import Engine, Step
+from fastsac.envs.arrays import ARRAYS
+from fastsac.envs.engines import Engine, Step, require_one_seed
+from fastsac.envs.seeds import combined, integer, one_per_world
 
-StepResult = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
+# Tensors, or what ``make(..., array=)`` names instead.
+Array = Any
+StepResult = tuple[Array, Array, Array, Array, dict[str, Array]]
 
 _WRONG_STATE = {
     "new": "call reset() first",
@@ -24,17 +28,27 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """Steps num_envs worlds of one task at once; made by ``fastsac.make``.
 
     Observations and rewards are torch.float32 on ``device``, actions torch.float32 in [-1, 1],
-    which dm_control's action_spec is mapped to. A world whose episode ends is reset within the
-    same step (AutoresetMode.SAME_STEP): ``obs`` is then the first observation of the next episode
-    and ``info["final_obs"]`` the last of the old one. Suite tasks end by their time limit, which
-    is truncation, not termination.
+    which dm_control's action_spec is mapped to. Made with ``array="numpy"`` or ``"jax"`` it hands
+    out these arrays instead of tensors, of the same types, and takes actions of any real type,
+    which it rounds to float32.
+
+    A world whose episode ends is reset within the same step (AutoresetMode.SAME_STEP): ``obs`` is
+    then the first observation of the next episode and ``info["final_obs"]`` the last of the old
+    one. Suite tasks end by their time limit, which is truncation, not termination.
 
     ``info`` of a step: ``final_obs`` (B, obs_dim), the observation the step led to, in every
     world; ``_final_obs`` (B,) bool, where an episode ended; ``invalid`` (B,) bool, where the
     physics diverged: that world was truncated and reset, its reward and final_obs are zeros.
     """
 
-    def __init__(self, engine: Engine, num_envs: int, device: torch.device, seed: int):
+    def __init__(
+        self,
+        engine: Engine,
+        num_envs: int,
+        device: torch.device,
+        seed: int,
+        array: str = "torch",
+    ):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs
         self.device = device
@@ -42,6 +56,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.engine_name = engine.name
         self.suite = engine.suite
         self._seed = seed
+        self._take, self._give = ARRAYS[array]
+        # What becomes of an engine's tensors, if anything.
+        self._hand_out = self._give
+        if engine.device != device:
+            self._hand_out = self._moved
         self._state = "new"  # then "ready" and, between send and recv, "sent"; at last "closed"
         self.obs_dim, self.action_dim = engine.obs_dim, engine.suite.action_dim
         self.max_episode_steps = engine.suite.max_episode_steps
@@ -53,12 +72,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
         """Starts a new episode in every world.
 
         Args:
-            seed: of the initial states. None counts on from the last seed.
+            seed: of the initial states, an integer of any type; None counts on from the last seed.
+                A list of them, one a world, starts each world as the first world of that seed; the
+                episodes after come from one sequence that the list fixes. For the native engine.
             options: {"spread_clocks": True} starts world i with i / num_envs of its episode
                 over, so that the worlds' episodes do not all end on one step.
 
@@ -67,7 +91,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             each world's episode is old.
 
         Raises:
-            TypeError, ValueError: a seed or an option that is none.
+            TypeError, ValueError: a seed or an option that is none, or a list of seeds that the
+                engine cannot take.
             RuntimeError: the env was closed.
         """
         options = {} if options is None else options
@@ -77,8 +102,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise ValueError(f"unknown reset option {unknown.pop()!r}; there is spread_clocks")
         if not isinstance(options.get("spread_clocks", False), bool):
             raise ValueError(f"spread_clocks is a bool, got {options['spread_clocks']!r}")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-            raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
+        of_worlds = None
+        if isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim):
+            require_one_seed(self.engine_name, None if self.engine_name == "native" else seed)
+            of_worlds = one_per_world(seed, self.num_envs)
+            seed = combined(of_worlds)
+        elif seed is not None:
+            seed = integer("seed", seed, 0)
         if self._state == "closed":
             raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
@@ -88,16 +118,18 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if options.get("spread_clocks"):
             clocks = np.arange(self.num_envs) * self.max_episode_steps // self.num_envs
         obs = self.engine.reset(self._seed, clocks)
+        if of_worlds:
+            obs = self.engine.restart(np.ones(self.num_envs, bool), of_worlds)
         self._seed += 1
         self._state = "ready"
-        return self._to_device(obs), {"clocks": torch.from_numpy(clocks).to(self.device)}
+        return self._handed_out(obs), {"clocks": self._handed_out(torch.from_numpy(clocks))}
 
-    def step(self, action: torch.Tensor) -> StepResult:
+    def step(self, action: Array) -> StepResult:
         """Steps every world by one control step: ``send`` and ``recv`` in one."""
         self._send(action, overlap=False)
         return self.recv()
 
-    def send(self, action: torch.Tensor) -> None:
+    def send(self, action: Array) -> None:
         """Starts a control step and returns while it runs.
 
         Args:
@@ -105,7 +137,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 in dm_control.
 
         Raises:
-            TypeError: not a torch.float32 tensor.
+            TypeError: not a torch.float32 tensor, or an array of no real numbers.
             ValueError: wrong shape or device.
             RuntimeError: before reset, or twice without recv.
         """
@@ -121,8 +153,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise RuntimeError("recv() needs a send() before it")
         self._state = "new"  # if the step fails, the worlds must be reset
         step = self.engine.recv()
-        if self.engine.device != self.device:
-            step = Step(*map(self._to_device, step))
+        if self._hand_out:
+            step = Step(*map(self._hand_out, step))
         self._state = "ready"
         info = {
             "final_obs": step.final_obs,
@@ -141,17 +173,18 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         return dict(self.engine.warnings)
 
-    def get_state(self) -> dict[str, torch.Tensor]:
+    def get_state(self) -> dict[str, Array]:
         """Returns the state: equal states and actions have equal futures.
 
         qpos (B, nq), qvel (B, nv), act (B, na), the solver's warm start qacc_warmstart (B, nv)
         and the model fields that are per world; copies. float64 from the native engine, float32
-        from Warp, jax's default float type from MJX. Episode clocks are not part of it.
+        from Warp, jax's default float type from MJX and in jax's arrays. Episode clocks are not
+        part of it.
         """
         self._require_ready()
-        return {k: self._to_device(v) for k, v in self.engine.get_state().items()}
+        return {k: self._handed_out(v) for k, v in self.engine.get_state().items()}
 
-    def set_state(self, state: Mapping[str, Any]) -> torch.Tensor:
+    def set_state(self, state: Mapping[str, Any]) -> Array:
         """Puts the worlds into a state and refreshes everything derived from it.
 
         Args:
@@ -180,7 +213,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             rows[name] = array.astype(np.float64)
             if rows[name].shape != shapes[name]:
                 raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
-        return self._to_device(self.engine.set_state(rows))
+        return self._handed_out(self.engine.set_state(rows))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a later process goes on from: tensors on the CPU, and numbers.
@@ -210,26 +243,27 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._state = "closed"
         self.engine.close()
 
-    def _send(self, action: torch.Tensor, overlap: bool) -> None:
+    def _send(self, action: Array, overlap: bool) -> None:
         self._require_ready()
+        action = self._take(action)
         self._check_action(action)
         self.engine.send(action.detach().to(self.engine.device).contiguous(), overlap)
         self._state = "sent"
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.device == self.device:  # spares `to`, which takes 3 us to find that out
-            return tensor
+    def _handed_out(self, tensor: torch.Tensor) -> Array:
+        return self._hand_out(tensor) if self._hand_out else tensor
+
+    def _moved(self, tensor: torch.Tensor) -> Array:
+        """Hands out a tensor that another device may hold."""
         # Towards the CPU a copy that does not block could be read before it is there.
-        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
+        tensor = tensor.to(self.device, non_blocking=self.device.type == "cuda")
+        return self._give(tensor) if self._give else tensor
 
     def _require_ready(self) -> None:
         if self._state != "ready":
             raise RuntimeError(_WRONG_STATE[self._state])
 
     def _check_action(self, action: torch.Tensor) -> None:
-        if not isinstance(action, torch.Tensor) or action.dtype != torch.float32:
-            kind = action.dtype if isinstance(action, torch.Tensor) else type(action).__name__
-            raise TypeError(f"action must be a torch.float32 tensor, got {kind}")
         expected = (self.num_envs, self.action_dim)
         if tuple(action.shape) != expected:
             raise ValueError(f"action must have shape {expected}, got {tuple(action.shape)}")

@@ -1,6 +1,6 @@
 """The engines that step a task's worlds: C MuJoCo in threads; MuJoCo Warp, or MJX under jit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,6 +38,8 @@ class Engine(Protocol):
     name: str
     device: torch.device
     obs_dim: int
+    autoreset: bool
+    """Whether recv resets the worlds whose episode ended; set before the first step."""
 
     @property
     def compile_notice(self) -> str:
@@ -53,6 +55,18 @@ class Engine(Protocol):
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """Starts all episodes with these clocks (B,) and returns obs (B, obs_dim)."""
+
+    def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """Starts new episodes in some worlds and returns obs (B, obs_dim) of all.
+
+        Args:
+            worlds: (B,) bool, at least one.
+            seeds: one for each of these worlds, which then starts as the first world of that seed;
+                None takes the next initial states of the sequence.
+
+        Raises:
+            ValueError: the engine takes no seeds here.
+        """
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """Starts a control step with action (B, A) float32 on the engine's device.
@@ -80,3 +94,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ends the engine's threads."""
+
+
+def require_one_seed(engine: str, seeds: Sequence[int] | None) -> None:
+    """Refuses seeds of single worlds to an engine whose worlds draw from one pool.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if seeds is not None:
+        raise ValueError(
+            f"seeds of single worlds need the engine native; {engine} takes one for all"
+        )

@@ -5,6 +5,7 @@ that launches it, and the way of its results to torch.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from fastsac.envs.compilation_cache import compile_notice
 from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
-from fastsac.envs.engines import Step
+from fastsac.envs.engines import Step, require_one_seed
 from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds
 from fastsac.envs.engines.pool import SLAB, drawing_threads, pool_size, renewed
 from fastsac.envs.engines.precision import in_float32
@@ -64,6 +65,7 @@ class MjxEngine(TracedWorlds):
 
         self._start = jax.jit(in_float32(self._start_worlds))
         self._step = jax.jit(in_float32(self._step_worlds), donate_argnums=0)
+        self._restart = jax.jit(in_float32(self._restart_worlds), donate_argnums=0)
         self._set = jax.jit(in_float32(self._set_worlds), donate_argnums=0)
         self._renew = jax.jit(renewed, donate_argnums=0)
         self.obs_dim = suite.obs_dim
@@ -92,6 +94,14 @@ class MjxEngine(TracedWorlds):
         ages = self._put(clocks.astype(np.int32))
         filled = self._put(np.array(self._written, np.int32))
         self._worlds, obs = self._start(pool, ages, filled)
+        return _finished(_copied(obs))
+
+    def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """See Engine.restart."""
+        require_one_seed(self.name, seeds)
+        assert self._worlds, "reset comes first"
+        self._renew_used_rows()
+        self._worlds, obs = self._restart(self._worlds, self._put(worlds))
         return _finished(_copied(obs))
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:

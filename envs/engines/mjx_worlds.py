@@ -39,7 +39,12 @@ class TracedWorlds:
         suite: the task and its constants.
         num_envs: the number of worlds.
         fast: take the task's fast solver budget instead of the faithful one.
+
+    Attributes:
+        autoreset: see Engine; read when a step is traced.
     """
+
+    autoreset = True
 
     def __init__(self, suite: Suite, num_envs: int, fast: bool):
         self.suite, self._num_envs = suite, num_envs
@@ -114,12 +119,17 @@ class TracedWorlds:
         data, obs = jax.vmap(self._initial)(rows)
         return worlds._replace(data=data, model_fields=self._fields(rows)), obs
 
+    def _restart_worlds(self, worlds: Worlds, which: jax.Array) -> Any:
+        obs = jax.vmap(self._observe)(worlds.data, worlds.model_fields)
+        return self._reset_where(which, worlds, obs)
+
     def _step_worlds(self, worlds: Worlds, action: jax.Array) -> Any:
         data, result = jax.vmap(self._control_step)(worlds.data, worlds.model_fields, action)
         clocks = worlds.clocks + 1
         terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
-        worlds = worlds._replace(data=data, clocks=clocks)
-        worlds, obs = self._reset_where(done, worlds, result.obs)
+        worlds, obs = worlds._replace(data=data, clocks=clocks), result.obs
+        if self.autoreset:
+            worlds, obs = self._reset_where(done, worlds, obs)
         step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
         return worlds, step
 

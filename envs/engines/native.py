@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -65,6 +65,7 @@ class NativeEngine:
     """
 
     name = "native"
+    autoreset = True
     reset_bytes = 0  # Batch takes its memory at once
     compile_notice = ""  # 0.2 to 1 s
 
@@ -109,6 +110,15 @@ class NativeEngine:
         self._initialise(np.arange(self._num_envs), self._pool.take(self._num_envs))
         return torch.from_numpy(self._observe())
 
+    def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """See Engine.restart."""
+        assert self._pool, "reset comes first"
+        index = np.flatnonzero(worlds)
+        rows = self._pool.take(index.size) if seeds is None else self._pool.first_rows(seeds)
+        self._clocks[index] = 0
+        self._initialise(index, rows)
+        return torch.from_numpy(self._observe())
+
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
         self._control[:] = self.suite.control(action.numpy().astype(np.float64))
@@ -128,7 +138,7 @@ class NativeEngine:
             obs[warned], reward[warned], terminated[warned] = 0, 0, False
             for flag in (truncated, invalid, done):
                 flag |= warned
-        next_obs = self._reset_where(done, obs)
+        next_obs = self._reset_where(done, obs) if self.autoreset else obs.copy()
         arrays = (next_obs, obs, reward, terminated, truncated, invalid, done)
         return Step(*map(torch.from_numpy, arrays))
 
@@ -177,8 +187,9 @@ class NativeEngine:
     def _draw_from(self, seed: int, start: int = 0) -> None:
         """Begins the sequence of initial states, or enters it."""
         if self._pool:
-            self._pool.close()
-        self._pool = InitialStates(self.suite, seed, start)
+            self._pool.begin(seed, start)
+        else:
+            self._pool = InitialStates(self.suite, seed, start)
 
     def _step_beside(self) -> None:
         with torch.profiler.record_function("physics"):  # 5 us; what --profile looks for

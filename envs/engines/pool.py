@@ -79,14 +79,15 @@ class StatePool:
         self._count_filled()
         return {k: v[: self._num_envs] for k, v in first.items()}
 
-    def renew(self, taken: Callable[[], int]) -> None:
+    def renew(self, taken: Callable[[], int], counted: bool = False) -> None:
         """Called once a control step; overwrites the oldest rows as fast as they are used up.
 
         Args:
             taken: returns the rows used so far; asked for where a task terminates, else the time
                 limit alone says how many that can be, and the device is not waited for.
+            counted: ask for it in any case, as before resets that no time limit brought.
         """
-        if self._suite.task.terminate:
+        if counted or self._suite.task.terminate:
             ahead = self._written - taken()
             count = math.ceil(max(0, self._num_envs + SLAB - ahead) / SLAB)
         else:

@@ -14,7 +14,7 @@ recv: its updates.
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,13 +27,13 @@ import warp as wp
 from fastsac.envs.c_fields import read_fields
 from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
-from fastsac.envs.engines import Step
+from fastsac.envs.engines import Step, require_one_seed
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.engines.pool import SLAB, StatePool, pool_size
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.engines.warp_physics import WarpPhysics
 from fastsac.envs.initial_states import Rows
-from fastsac.envs.outcome import endings, outcome
+from fastsac.envs.outcome import endings, observation, outcome
 from fastsac.envs.suite import STATE, Suite
 
 
@@ -57,6 +57,7 @@ class WarpEngine:
     """
 
     name = "warp"
+    autoreset = True
     compile_notice = "compiling the physics, up to a minute; the next start reads it from a cache"
 
     def __init__(self, suite: Suite, num_envs: int, fast: bool = False):
@@ -74,6 +75,8 @@ class WarpEngine:
         self._read_model_fields = sorted(model_fields)
         self.physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
         self._launch: Callable[[], None] | None = None
+        self._clocks: jax.Array  # (B,) int32
+        self._taken: jax.Array  # () int32, rows of the pool so far
         self._middle, self._half = (
             torch.from_numpy(v.astype(np.float32)).to(self.device) for v in suite.control_range
         )
@@ -81,6 +84,8 @@ class WarpEngine:
         self._c_mujoco_is_used = threading.Lock()  # by the pool's thread and by set_state
         self._pool = StatePool(suite, num_envs, where, self._completed)
         self._finish = jax.jit(in_float32(self._finished))
+        self._anew = jax.jit(in_float32(self._begun_anew))
+        self._observe = jax.jit(in_float32(lambda fields: self._by_world(observation, fields)))
         self._sent: Step | None = None
         self._lent: Any = ()
         self._reported: set[str] = set()
@@ -105,6 +110,20 @@ class WarpEngine:
         self._begin(clocks.astype(np.int32), self._num_envs)
         self.physics.write({k: torch.from_numpy(v) for k, v in first.items()})
         return torch.from_numpy(first["obs"]).to(self.device)
+
+    def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """See Engine.restart."""
+        require_one_seed(self.name, seeds)
+        with self.on_own_stream():
+            self._pool.renew(lambda: int(self._taken), counted=True)
+            fields, pool, filled = self._read(), self._pool.rows, self._pool.filled
+            where, obs = self._pool.put(worlds), self._observe(fields)
+            began = self._anew(where, obs, fields, self._clocks, pool, filled, self._taken)
+            obs, state, self._clocks, self._taken = began
+            copy = to_torch(obs).clone()
+            self.physics.write({k: to_torch(v) for k, v in state.items()})
+        self._wait()
+        return copy
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
@@ -199,8 +218,7 @@ class WarpEngine:
     def _outcome(self) -> Step:
         """Evaluates the step, and puts new episodes in the places of those that ended."""
         self._pool.renew(lambda: int(self._taken))
-        fields = {k: to_jax(v) for k, v in self.physics.views.items()}
-        pool, filled = self._pool.rows, self._pool.filled
+        fields, pool, filled = self._read(), self._pool.rows, self._pool.filled
         results = self._finish(fields, self._clocks, pool, filled, self._taken)
         step, state, self._clocks, self._taken = results
         copies = Step(*(to_torch(x).clone() for x in step))
@@ -209,6 +227,19 @@ class WarpEngine:
         # memory again.
         self._lent = (step, state)
         return copies
+
+    def _read(self) -> dict[str, jax.Array]:
+        """Returns jax's views of Warp's arrays."""
+        return {k: to_jax(v) for k, v in self.physics.views.items()}
+
+    def _by_world(self, function: Callable[..., Any], fields: dict[str, jax.Array]) -> Any:
+        """Evaluates a function of (task, model, data, rows) in every world."""
+        task, model, of_model = self.suite.task, self.suite.model, self.physics.model_fields
+        data = {k: v for k, v in fields.items() if k not in of_model}
+        rows = {k: fields[k] for k in self._read_model_fields}
+        return jax.vmap(lambda data, rows: function(task, model, SimpleNamespace(**data), rows))(
+            data, rows
+        )
 
     def _finished(
         self,
@@ -219,24 +250,36 @@ class WarpEngine:
         taken: jax.Array,
     ) -> Any:
         """Returns the arrays of a Step, what the worlds go on from, clocks and rows taken."""
-        task, model, of_model = self.suite.task, self.suite.model, self.physics.model_fields
-        data = {k: v for k, v in fields.items() if k not in of_model}
-        rows = {k: fields[k] for k in self._read_model_fields}
-        result = jax.vmap(lambda data, rows: outcome(task, model, SimpleNamespace(**data), rows))(
-            data, rows
-        )
-        clocks = clocks + 1
+        result = self._by_world(outcome, fields)
+        clocks, obs = clocks + 1, result.obs
+        state: dict[str, jax.Array] = {}
         terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
-        index = (taken + jnp.cumsum(done, dtype=jnp.int32) - 1) % filled
-
-        def begun_anew(name: str, old: jax.Array) -> jax.Array:
-            where = done.reshape(-1, *[1] * (old.ndim - 1))
-            return jnp.where(where, pool[name][index].reshape(old.shape), old)
-
-        obs = begun_anew("obs", result.obs)
-        state = {k: begun_anew(k, fields[k]) for k in self.physics.reset_fields}
+        if self.autoreset:
+            began = self._begun_anew(done, obs, fields, clocks, pool, filled, taken)
+            obs, state, clocks, taken = began
         step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
-        return step, state, jnp.where(done, 0, clocks), taken + done.sum(dtype=jnp.int32)
+        return step, state, clocks, taken
+
+    def _begun_anew(
+        self,
+        where: jax.Array,
+        obs: jax.Array,
+        fields: dict[str, jax.Array],
+        clocks: jax.Array,
+        pool: dict[str, jax.Array],
+        filled: jax.Array,
+        taken: jax.Array,
+    ) -> Any:
+        """Returns obs, what the worlds go on from, clocks and rows taken after some began anew."""
+        index = (taken + jnp.cumsum(where, dtype=jnp.int32) - 1) % filled
+
+        def anew(name: str, old: jax.Array) -> jax.Array:
+            rows = where.reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(rows, pool[name][index].reshape(old.shape), old)
+
+        state = {k: anew(k, fields[k]) for k in self.physics.reset_fields}
+        taken = taken + where.sum(dtype=jnp.int32)
+        return anew("obs", obs), state, jnp.where(where, 0, clocks), taken
 
     def _completed(self, rows: Rows) -> Rows:
         """Returns what a reset writes, and "obs" (n, obs_dim), as C MuJoCo has them, float32."""
