@@ -3,8 +3,11 @@
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
+from gymnasium.vector import AutoresetMode
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
 from fastsac.envs.arrays import ARRAYS
@@ -20,7 +23,7 @@ from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find
-from fastsac.envs.seeds import integer
+from fastsac.envs.reset_arguments import integer
 from fastsac.envs.suite import Suite, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
@@ -37,6 +40,7 @@ def make(
     solver: str = "faithful",
     randomize: Mapping[str, Draw] | None = None,
     array: str = "torch",
+    autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
 ) -> VectorEnv:
     """Returns num_envs worlds of a Control Suite task as one batched environment.
 
@@ -60,12 +64,14 @@ def make(
             (numpy Generator, its default values) -> values of the same shape. Drawn for each
             episode of each world; what MuJoCo derives from them (mj_setConst) follows.
         array: what the env hands out and takes, "torch", "numpy" or "jax".
+        autoreset_mode: gymnasium's, or its name: when a world begins its next episode, see
+            VectorEnv.
 
     Raises:
         UnknownTask: no such task.
         EngineUnavailable: no such engine, or it cannot run here.
-        ValueError: num_envs or seed out of range, no such array, or randomize names no array of the
-            model or draws something of another shape.
+        ValueError: num_envs or seed out of range, no such solver, array or autoreset_mode, or
+            randomize names no array of the model or draws something of another shape.
     """
     if not isinstance(task, str):
         raise UnknownTask(f"a task is a name, got {type(task).__name__}")
@@ -76,6 +82,7 @@ def make(
     for name, value, known in (("solver", solver, SOLVERS), ("array", array, tuple(ARRAYS))):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; there are {', '.join(known)}")
+    mode = _mode(autoreset_mode)
     given = None if device is None else _checked_device(device)
     if array == "numpy":
         given = _cpu_for_numpy(given)
@@ -100,7 +107,20 @@ def make(
     target = _checked_device(device)
     current = torch.cuda.current_device() if built.device.type == "cuda" else None
     require_one_gpu(built.device, target, current)
-    return VectorEnv(built, num_envs, target, seed, array)
+    env = VectorEnv(built, num_envs, target, seed, array, mode)
+    env.remake = partial(
+        make, task, num_envs, engine, given, seed, solver, randomize, array, autoreset_mode
+    )
+    return env
+
+
+def _mode(given: Any) -> AutoresetMode:
+    modes = {name: mode for mode in AutoresetMode for name in (mode, mode.name, mode.value)}
+    try:
+        return modes[given]
+    except (KeyError, TypeError):
+        names = ", ".join(mode.name for mode in AutoresetMode)
+        raise ValueError(f"unknown autoreset_mode {given!r}; there are {names}") from None
 
 
 def _cpu_for_numpy(given: torch.device | None) -> torch.device:

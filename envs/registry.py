@@ -8,6 +8,7 @@ import runpy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium
 import jax
 
 from fastsac.envs.physics import Physics
@@ -112,7 +113,7 @@ _FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., Task]]] = {}
 
 
 def add(task: Task) -> Task:
-    """Adds a task to the table and returns it.
+    """Adds a task to the table, and to gymnasium's as fastsac/NAME-v0, and returns it.
 
     Raises:
         ValueError: the name is taken.
@@ -120,6 +121,13 @@ def add(task: Task) -> Task:
     if task.full_name in _TASKS:
         raise ValueError(f"task {task.full_name!r} is registered already")
     _TASKS[task.full_name] = task
+    if (name := f"fastsac/{task.full_name}-v0") not in gymnasium.registry:
+        gymnasium.register(
+            name,
+            "fastsac.envs.gymnasium_envs:GymnasiumEnv",
+            vector_entry_point="fastsac.envs.gymnasium_envs:GymnasiumVectorEnv",
+            kwargs={"task": task.full_name},
+        )
     return task
 
 

@@ -1,6 +1,6 @@
 """The batched environment users hold: gymnasium's vector API over torch tensors, or others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -10,8 +10,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from fastsac.envs.arrays import ARRAYS
-from fastsac.envs.engines import Engine, Step, require_one_seed
-from fastsac.envs.seeds import combined, integer, one_per_world
+from fastsac.envs.autoreset import EndedWorlds
+from fastsac.envs.engines import Engine, Step
+from fastsac.envs.rendering import Camera
+from fastsac.envs.reset_arguments import checked_options, checked_seeds, is_list
 
 # Tensors, or what ``make(..., array=)`` names instead.
 Array = Any
@@ -36,10 +38,22 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     then the first observation of the next episode and ``info["final_obs"]`` the last of the old
     one. Suite tasks end by their time limit, which is truncation, not termination.
 
+    The other modes return the last observation as ``obs``. NEXT_STEP begins the next episode with
+    the step after, which ignores that world's action and gives no reward; DISABLED waits for
+    ``reset(options={"reset_mask": ...})``. Both wait for the device at each step.
+
     ``info`` of a step: ``final_obs`` (B, obs_dim), the observation the step led to, in every
     world; ``_final_obs`` (B,) bool, where an episode ended; ``invalid`` (B,) bool, where the
     physics diverged: that world was truncated and reset, its reward and final_obs are zeros.
+
+    Attributes:
+        frame_size: width and height of what ``render`` returns, in pixels; dm_control's.
     """
+
+    render_mode: str | None = "rgb_array"
+    frame_size = (320, 240)
+    remake: Callable[[], "VectorEnv"] | None = None
+    """Makes an env from the same arguments, which is what copies and pickles of this one do."""
 
     def __init__(
         self,
@@ -48,8 +62,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         device: torch.device,
         seed: int,
         array: str = "torch",
+        autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP,
     ):
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.metadata = {
+            "autoreset_mode": autoreset_mode,
+            "render_modes": ["rgb_array"],
+            "render_fps": round(1 / engine.suite.control_timestep),
+        }
+        self.autoreset_mode = autoreset_mode
+        engine.autoreset = autoreset_mode is AutoresetMode.SAME_STEP
+        self._ended = None if engine.autoreset else EndedWorlds(engine, num_envs, autoreset_mode)
+        self._camera: Camera | None = None
         self.num_envs = num_envs
         self.device = device
         self.engine = engine
@@ -84,7 +107,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 A list of them, one a world, starts each world as the first world of that seed; the
                 episodes after come from one sequence that the list fixes. For the native engine.
             options: {"spread_clocks": True} starts world i with i / num_envs of its episode
-                over, so that the worlds' episodes do not all end on one step.
+                over, so that the worlds' episodes do not all end on one step. {"reset_mask": mask},
+                (B,) bool, starts new episodes in those worlds only, by default from the next
+                initial states of the sequence.
 
         Returns:
             obs (B, obs_dim) float32, and info with ``clocks`` (B,) int64, the control steps that
@@ -95,34 +120,32 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 engine cannot take.
             RuntimeError: the env was closed.
         """
-        options = {} if options is None else options
-        if not isinstance(options, Mapping):
-            raise TypeError(f"options must be a dict, got {type(options).__name__}")
-        if unknown := options.keys() - {"spread_clocks"}:
-            raise ValueError(f"unknown reset option {unknown.pop()!r}; there is spread_clocks")
-        if not isinstance(options.get("spread_clocks", False), bool):
-            raise ValueError(f"spread_clocks is a bool, got {options['spread_clocks']!r}")
-        of_worlds = None
-        if isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim):
-            require_one_seed(self.engine_name, None if self.engine_name == "native" else seed)
-            of_worlds = one_per_world(seed, self.num_envs)
-            seed = combined(of_worlds)
-        elif seed is not None:
-            seed = integer("seed", seed, 0)
+        which, spread = checked_options(options, self.num_envs)
+        if is_list(seed) and self.engine_name != "native":
+            raise ValueError(
+                f"a seed a world needs the engine native; {self.engine_name} takes one for all"
+            )
+        seed, of_worlds = checked_seeds(seed, self.num_envs, which)
         if self._state == "closed":
             raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
             self.recv()
+        # All worlds by a mask: as without one where a seed begins another sequence.
+        if which is not None and (seed is None or not which.all()) and self._state == "ready":
+            return self._begun(which, self.engine.restart(which, of_worlds))
+        if which is not None and not which.all():
+            raise RuntimeError(_WRONG_STATE[self._state])
         self._seed = self._seed if seed is None else seed
         clocks = np.zeros(self.num_envs, np.int64)
-        if options.get("spread_clocks"):
+        if spread:
             clocks = np.arange(self.num_envs) * self.max_episode_steps // self.num_envs
+        everywhere = np.ones(self.num_envs, bool)
         obs = self.engine.reset(self._seed, clocks)
         if of_worlds:
-            obs = self.engine.restart(np.ones(self.num_envs, bool), of_worlds)
+            obs = self.engine.restart(everywhere, of_worlds)
         self._seed += 1
         self._state = "ready"
-        return self._handed_out(obs), {"clocks": self._handed_out(torch.from_numpy(clocks))}
+        return self._begun(everywhere, obs)
 
     def step(self, action: Array) -> StepResult:
         """Steps every world by one control step: ``send`` and ``recv`` in one."""
@@ -153,15 +176,27 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise RuntimeError("recv() needs a send() before it")
         self._state = "new"  # if the step fails, the worlds must be reset
         step = self.engine.recv()
+        if self._ended:
+            step = self._ended.step(step)
         if self._hand_out:
             step = Step(*map(self._hand_out, step))
         self._state = "ready"
-        info = {
-            "final_obs": step.final_obs,
-            "_final_obs": step.done,
-            "invalid": step.invalid,
-        }
-        return step.obs, step.reward, step.terminated, step.truncated, info
+        return step.obs, step.reward, step.terminated, step.truncated, self._info(step)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Returns a picture of each world, (height, width, 3) uint8, from dm_control's camera 0.
+
+        None without a render_mode, as from gymnasium's own environments.
+
+        Raises:
+            RuntimeError: there is no OpenGL here, or before reset.
+        """
+        if self.render_mode is None:
+            return None
+        self._require_ready()
+        if self._camera is None:
+            self._camera = Camera(self.suite, *self.frame_size)
+        return self._camera.frames({k: v.cpu().numpy() for k, v in self.engine.get_state().items()})
 
     @property
     def warnings(self) -> dict[str, int]:
@@ -213,7 +248,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             rows[name] = array.astype(np.float64)
             if rows[name].shape != shapes[name]:
                 raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
-        return self._handed_out(self.engine.set_state(rows))
+        obs = self.engine.set_state(rows)
+        if self._ended:
+            self._ended.put(obs)
+        return self._handed_out(obs)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a later process goes on from: tensors on the CPU, and numbers.
@@ -222,7 +260,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         the native engine the steps that follow are the same to the last bit.
         """
         self._require_ready()
-        return {"seed": self._seed, "engine": self.engine.state_dict()}
+        state = {"seed": self._seed, "engine": self.engine.state_dict()}
+        return state | ({"ended": self._ended.state_dict()} if self._ended else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state_dict of an env of the same task, engine and number of worlds.
@@ -236,19 +275,40 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._state = "new"  # if it fails, the worlds must be reset
         self.engine.load_state_dict(state["engine"])
         self._seed = state["seed"]
+        if self._ended:
+            self._ended.load_state_dict(state["ended"])
         self._state = "ready"
+
+    def __reduce__(self) -> Any:
+        if self.remake is None:
+            raise TypeError("only what fastsac.make returned can be copied and pickled")
+        return self.remake, (), {"spec": self.spec}
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the engine's threads; ``close`` calls it."""
         self._state = "closed"
+        if self._camera:
+            self._camera.close()
         self.engine.close()
 
     def _send(self, action: Array, overlap: bool) -> None:
         self._require_ready()
         action = self._take(action)
         self._check_action(action)
+        if self._ended:
+            action = self._ended.action(action)
         self.engine.send(action.detach().to(self.engine.device).contiguous(), overlap)
         self._state = "sent"
+
+    def _begun(self, which: np.ndarray, obs: torch.Tensor) -> tuple[Array, dict[str, Array]]:
+        """Returns what reset does, after episodes began in some worlds."""
+        if self._ended:
+            obs = self._ended.begun(which, obs)
+        return self._handed_out(obs), {"clocks": self._handed_out(self.engine.clocks())}
+
+    def _info(self, step: Step) -> dict[str, Array]:
+        """Returns the info of a step, whose arrays are the user's already."""
+        return {"final_obs": step.final_obs, "_final_obs": step.done, "invalid": step.invalid}
 
     def _handed_out(self, tensor: torch.Tensor) -> Array:
         return self._hand_out(tensor) if self._hand_out else tensor

@@ -12,7 +12,9 @@ import fastsac
 from fastsac.cli import main
 
 README = Path(__file__).parents[1] / "README.md"
-EXAMPLE, DRIVE, TASK_FILE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+EXAMPLE, GYMNASIUM, DRIVE, TASK_FILE = re.findall(
+    r"```python\n(.*?)```", README.read_text(), re.DOTALL
+)
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
@@ -22,6 +24,14 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert names["action"].shape == (1,)
     assert names["result"].updates == 200
     assert fastsac.load_policy(names["result"].run_dir).task == "cartpole_swingup"
+
+
+def test_the_example_of_gymnasium_runs():
+    names: dict = {}
+    exec(compile(GYMNASIUM, str(README), "exec"), names)
+    assert names["obs"].shape == (64, 24) and names["envs"].episode_lengths.tolist() == [1] * 64
+    assert names["env"].observation_space.shape == (24,)
+    names["envs"].close()
 
 
 def test_the_exported_file_alone_drives_dm_control(tmp_path, monkeypatch, capsys):

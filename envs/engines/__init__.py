@@ -62,10 +62,7 @@ class Engine(Protocol):
         Args:
             worlds: (B,) bool, at least one.
             seeds: one for each of these worlds, which then starts as the first world of that seed;
-                None takes the next initial states of the sequence.
-
-        Raises:
-            ValueError: the engine takes no seeds here.
+                None takes the next initial states of the sequence. The engine native only.
         """
 
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
@@ -76,6 +73,9 @@ class Engine(Protocol):
 
     def recv(self) -> Step:
         """Waits for the step that send started."""
+
+    def clocks(self) -> torch.Tensor:
+        """Returns a copy of the episodes' clocks (B,) int64; waits for the device."""
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """Returns suite.STATE and the model fields that are per world."""
@@ -94,15 +94,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ends the engine's threads."""
-
-
-def require_one_seed(engine: str, seeds: Sequence[int] | None) -> None:
-    """Refuses seeds of single worlds to an engine whose worlds draw from one pool.
-
-    Raises:
-        ValueError: there are some.
-    """
-    if seeds is not None:
-        raise ValueError(
-            f"seeds of single worlds need the engine native; {engine} takes one for all"
-        )

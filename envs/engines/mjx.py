@@ -17,7 +17,7 @@ import torch
 from fastsac.envs.compilation_cache import compile_notice
 from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
-from fastsac.envs.engines import Step, require_one_seed
+from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds
 from fastsac.envs.engines.pool import SLAB, drawing_threads, pool_size, renewed
 from fastsac.envs.engines.precision import in_float32
@@ -98,7 +98,7 @@ class MjxEngine(TracedWorlds):
 
     def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """See Engine.restart."""
-        require_one_seed(self.name, seeds)
+        assert seeds is None, "all worlds draw from one pool"
         assert self._worlds, "reset comes first"
         self._renew_used_rows()
         self._worlds, obs = self._restart(self._worlds, self._put(worlds))
@@ -137,6 +137,11 @@ class MjxEngine(TracedWorlds):
             if self._steps_until_renewal == 0 and not self.suite.task.terminate:
                 self._renew_pool()
             return step
+
+    def clocks(self) -> torch.Tensor:
+        """See Engine.clocks."""
+        assert self._worlds, "reset comes first"
+        return torch.from_numpy(np.asarray(self._worlds.clocks, np.int64)).to(self.device)
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; in jax's default float type."""

@@ -142,6 +142,10 @@ class NativeEngine:
         arrays = (next_obs, obs, reward, terminated, truncated, invalid, done)
         return Step(*map(torch.from_numpy, arrays))
 
+    def clocks(self) -> torch.Tensor:
+        """See Engine.clocks."""
+        return torch.from_numpy(self._clocks.copy())
+
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float64."""
         state = self._state | self._models.rows

@@ -27,7 +27,7 @@ import warp as wp
 from fastsac.envs.c_fields import read_fields
 from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
-from fastsac.envs.engines import Step, require_one_seed
+from fastsac.envs.engines import Step
 from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.engines.pool import SLAB, StatePool, pool_size
 from fastsac.envs.engines.precision import in_float32
@@ -113,7 +113,7 @@ class WarpEngine:
 
     def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """See Engine.restart."""
-        require_one_seed(self.name, seeds)
+        assert seeds is None, "all worlds draw from one pool"
         with self.on_own_stream():
             self._pool.renew(lambda: int(self._taken), counted=True)
             fields, pool, filled = self._read(), self._pool.rows, self._pool.filled
@@ -145,6 +145,10 @@ class WarpEngine:
             for tensor in step:
                 tensor.record_stream(current)
         return step
+
+    def clocks(self) -> torch.Tensor:
+        """See Engine.clocks."""
+        return torch.from_numpy(np.asarray(self._clocks, np.int64)).to(self.device)
 
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float32."""

@@ -1,0 +1,84 @@
+"""What users give to reset: seeds of any integer type, and options."""
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Returns an integer of any type as Python's.
+
+    Raises:
+        ValueError: it is none, or below ``least``.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        shown = " ".join(repr(value).split())[:100]
+        raise ValueError(f"{name} must be an integer of at least {least}, got {shown}")
+    return number
+
+
+def checked_options(options: Any, num_envs: int) -> tuple[np.ndarray | None, bool]:
+    """Returns reset_mask (B,) bool, None for all worlds, and spread_clocks.
+
+    Raises:
+        TypeError, ValueError: no dict, an unknown option, or one of another type or shape.
+    """
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict, got {type(options).__name__}")
+    if unknown := options.keys() - {"spread_clocks", "reset_mask"}:
+        raise ValueError(
+            f"unknown reset option {unknown.pop()!r}; there are spread_clocks and reset_mask"
+        )
+    spread, mask = options.get("spread_clocks", False), options.get("reset_mask")
+    if not isinstance(spread, bool):
+        raise ValueError(f"spread_clocks is a bool, got {spread!r}")
+    if mask is None:
+        return None, spread
+    which = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if which.dtype != bool or which.shape != (num_envs,) or not which.any():
+        raise ValueError(
+            f"reset_mask must be ({num_envs},) bool with a True, got {which.shape} {which.dtype}"
+        )
+    if spread:
+        raise ValueError("spread_clocks is for all worlds, without a reset_mask")
+    return which, False
+
+
+def checked_seeds(
+    seed: Any, num_envs: int, which: np.ndarray | None
+) -> tuple[int | None, list[int] | None]:
+    """Returns the seed of the sequence of initial states, and those of single worlds, if any.
+
+    Args:
+        seed: None, an integer, or a list of them, one a world; those of worlds that go on may be
+            anything.
+        num_envs: the number of worlds.
+        which: (B,) bool, the worlds that begin an episode; None is all of them.
+
+    Raises:
+        ValueError: a seed that is none, or a list of another length.
+    """
+    if seed is None:
+        return None, None
+    if is_list(seed):
+        if len(seed) != num_envs:
+            raise ValueError(f"a list of seeds has one a world, {num_envs}, got {len(seed)}")
+        chosen = range(num_envs) if which is None else np.flatnonzero(which)
+        seeds = [integer("seed", seed[i], 0) for i in chosen]
+        return int(np.random.SeedSequence(seeds).generate_state(1)[0]), seeds
+    if which is not None and not which.all():
+        raise ValueError("beside a reset_mask seed is a list, one a world, or None")
+    return integer("seed", seed, 0), None
+
+
+def is_list(seed: Any) -> bool:
+    """Returns whether a seed is a list of them."""
+    return isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim > 0)

@@ -1,0 +1,71 @@
+"""Pictures of the worlds: dm_control's own, of each world's state and model."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastsac.envs.registry import find
+from fastsac.envs.rendering import Camera
+from fastsac.envs.suite import load, load_suite
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opengl():
+    try:
+        Camera(load_suite(find("pendulum_swingup")), 32, 32).close()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+def rendered_by_dm_control(task, state, world, size):
+    env = load(find(task), 0)
+    del type(env.physics).contexts
+    env.reset()
+    with env.physics.reset_context():
+        for name in state:
+            owner = env.physics.model if name in find(task).randomised else env.physics.data
+            getattr(owner, name)[...] = state[name][world]
+    return env.physics.render(*size[::-1], camera_id=0)
+
+
+@pytest.mark.parametrize("task", ["cheetah_run", "reacher_hard", "lqr_lqr_2_1"])
+def test_a_frame_is_dm_controls(task, make, few_states_ahead):
+    env = make(task, num_envs=2, array="numpy")
+    env.frame_size = (64, 48)
+    env.reset(seed=0)
+    frames, state = env.render(), env.get_state()
+    assert len(frames) == 2 and frames[0].dtype == np.uint8
+    for world, frame in enumerate(frames):
+        expected = rendered_by_dm_control(task, state, world, env.frame_size)
+        assert frame.shape == expected.shape == (48, 64, 3) and frame.std() > 1
+        np.testing.assert_array_equal(frame, expected)
+    assert (frames[0] != frames[1]).any()
+    env.step(np.ones((2, env.action_dim)))
+    assert (env.render()[0] != frames[0]).any()
+
+
+def test_a_terrain_of_its_own_is_seen(make, few_states_ahead):
+    env = make("quadruped_escape", num_envs=2, array="numpy")
+    env.reset(seed=0)
+    state = env.get_state()
+    env.set_state({name: values[[0, 0]] for name, values in state.items() if name != "hfield_data"})
+    one, two = env.render()
+    assert (one != two).mean() > 0.02  # the same robot in two landscapes
+
+
+def test_no_opengl_gets_a_sentence():
+    code = (
+        "import fastsac; env = fastsac.make('pendulum_swingup'); env.reset()\n"
+        "try: env.render()\n"
+        "except RuntimeError as error: print(error)"
+    )
+    environment = os.environ | {"MUJOCO_GL": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.startswith("OpenGL fails here (") and "fastsac doctor" in done.stdout
+    assert done.stdout.count("\n") == 1
