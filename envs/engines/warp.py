@@ -33,7 +33,7 @@ from fastsac.envs.engines.pool import SLAB, StatePool, pool_size
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.engines.warp_physics import WarpPhysics
 from fastsac.envs.initial_states import Rows
-from fastsac.envs.outcome import endings, observation, outcome
+from fastsac.envs.outcome import endings, outcome
 from fastsac.envs.suite import STATE, Suite
 
 
@@ -76,6 +76,9 @@ class WarpEngine:
         self.physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
         self._launch: Callable[[], None] | None = None
         self._clocks: jax.Array  # (B,) int32
+        # (B, obs_dim), those of the last step: until the next one derived fields of worlds that
+        # were reset are the old episode's.
+        self._obs: jax.Array
         self._taken: jax.Array  # () int32, rows of the pool so far
         self._middle, self._half = (
             torch.from_numpy(v.astype(np.float32)).to(self.device) for v in suite.control_range
@@ -85,7 +88,6 @@ class WarpEngine:
         self._pool = StatePool(suite, num_envs, where, self._completed)
         self._finish = jax.jit(in_float32(self._finished))
         self._anew = jax.jit(in_float32(self._begun_anew))
-        self._observe = jax.jit(in_float32(lambda fields: self._by_world(observation, fields)))
         self._sent: Step | None = None
         self._lent: Any = ()
         self._reported: set[str] = set()
@@ -108,8 +110,7 @@ class WarpEngine:
         self.close()
         first = self._pool.begin(seed)
         self._begin(clocks.astype(np.int32), self._num_envs)
-        self.physics.write({k: torch.from_numpy(v) for k, v in first.items()})
-        return torch.from_numpy(first["obs"]).to(self.device)
+        return self._put(first)
 
     def restart(self, worlds: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """See Engine.restart."""
@@ -117,10 +118,10 @@ class WarpEngine:
         with self.on_own_stream():
             self._pool.renew(lambda: int(self._taken), counted=True)
             fields, pool, filled = self._read(), self._pool.rows, self._pool.filled
-            where, obs = self._pool.put(worlds), self._observe(fields)
-            began = self._anew(where, obs, fields, self._clocks, pool, filled, self._taken)
-            obs, state, self._clocks, self._taken = began
-            copy = to_torch(obs).clone()
+            where, clocks = self._pool.put(worlds), self._clocks
+            began = self._anew(where, self._obs, fields, clocks, pool, filled, self._taken)
+            self._obs, state, self._clocks, self._taken = began
+            copy = to_torch(self._obs).clone()
             self.physics.write({k: to_torch(v) for k, v in state.items()})
         self._wait()
         return copy
@@ -158,9 +159,7 @@ class WarpEngine:
     def set_state(self, state: Rows) -> torch.Tensor:
         """See Engine.set_state; the observation is C MuJoCo's of the same state."""
         current = {k: v.cpu().numpy().astype(np.float64) for k, v in self.get_state().items()}
-        rows = self._completed(current | state)
-        self.physics.write({k: torch.from_numpy(v) for k, v in rows.items()})
-        return torch.from_numpy(rows["obs"]).to(self.device)
+        return self._put(self._completed(current | state))
 
     def state_dict(self) -> dict[str, Any]:
         """See Engine.state_dict; on a GPU the state goes on to float rounding."""
@@ -177,6 +176,8 @@ class WarpEngine:
         self._pool.load_state_dict(state["pool"])
         self._begin(state["clocks"].numpy(), state["taken"])
         self.physics.write(state["state"])
+        current = {k: v.cpu().numpy().astype(np.float64) for k, v in self.get_state().items()}
+        self._obs = self._pool.put(self._completed(current)["obs"])
 
     def check(self) -> None:
         """See Engine.check; logs once of each buffer that was too small."""
@@ -203,6 +204,12 @@ class WarpEngine:
         self._launch = self._launch or self.physics.ready(self.physics.step, self.warp_stream)
         self._wait()  # for the step done meanwhile: the first states are written after it
 
+    def _put(self, rows: Rows) -> torch.Tensor:
+        """Puts all worlds into the states of completed rows, and returns obs."""
+        self.physics.write({k: torch.from_numpy(v) for k, v in rows.items()})
+        self._obs = self._pool.put(rows["obs"])
+        return torch.from_numpy(rows["obs"]).to(self.device)
+
     def on_own_stream(self) -> Any:
         """Has torch queue on the engine's stream, behind what the caller's holds now."""
         if not self._stream:
@@ -226,7 +233,9 @@ class WarpEngine:
         results = self._finish(fields, self._clocks, pool, filled, self._taken)
         step, state, self._clocks, self._taken = results
         copies = Step(*(to_torch(x).clone() for x in step))
-        self.physics.write({k: to_torch(v) for k, v in state.items()})
+        self._obs = step[0]
+        if self.autoreset:
+            self.physics.write({k: to_torch(v) for k, v in state.items()})
         # Until the next export has put XLA's stream behind the copies: only then may XLA have this
         # memory again.
         self._lent = (step, state)
@@ -235,15 +244,6 @@ class WarpEngine:
     def _read(self) -> dict[str, jax.Array]:
         """Returns jax's views of Warp's arrays."""
         return {k: to_jax(v) for k, v in self.physics.views.items()}
-
-    def _by_world(self, function: Callable[..., Any], fields: dict[str, jax.Array]) -> Any:
-        """Evaluates a function of (task, model, data, rows) in every world."""
-        task, model, of_model = self.suite.task, self.suite.model, self.physics.model_fields
-        data = {k: v for k, v in fields.items() if k not in of_model}
-        rows = {k: fields[k] for k in self._read_model_fields}
-        return jax.vmap(lambda data, rows: function(task, model, SimpleNamespace(**data), rows))(
-            data, rows
-        )
 
     def _finished(
         self,
@@ -254,7 +254,12 @@ class WarpEngine:
         taken: jax.Array,
     ) -> Any:
         """Returns the arrays of a Step, what the worlds go on from, clocks and rows taken."""
-        result = self._by_world(outcome, fields)
+        task, model, of_model = self.suite.task, self.suite.model, self.physics.model_fields
+        data = {k: v for k, v in fields.items() if k not in of_model}
+        rows = {k: fields[k] for k in self._read_model_fields}
+        result = jax.vmap(lambda data, rows: outcome(task, model, SimpleNamespace(**data), rows))(
+            data, rows
+        )
         clocks, obs = clocks + 1, result.obs
         state: dict[str, jax.Array] = {}
         terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)

@@ -112,6 +112,10 @@ def test_a_mask_begins_some_worlds(engine, task, mode, in_mode, actions, few_sta
     for name, values in before.items():
         assert torch.equal(values[[0, 2]], after[name][[0, 2]])
     assert not torch.equal(before["qpos"][1], after["qpos"][1])
+    # A second mask shows the first one's beginnings as they were.
+    other = env.reset(options={"reset_mask": ~mask})[0]
+    torch.testing.assert_close(other[1], again[1], rtol=1e-5, atol=1e-6)
+    after = env.get_state()
     # From there all go on as worlds of these states do.
     action = actions(env, 1, seed=1)[0]
     ours = env.step(action)[0]
