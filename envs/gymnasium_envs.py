@@ -17,9 +17,9 @@ _RENDER_MODES = (None, "rgb_array")
 class GymnasiumVectorEnv(VectorEnv):
     """The env of ``fastsac.make(..., array="numpy")`` with gymnasium's ``info``.
 
-    ``info`` of a reset: ``clocks`` (B,) int64, how many control steps each world's episode is old.
-    Of a step: ``clocks`` and ``invalid`` (B,) bool, where the physics diverged. Where a world
-    ended, in mode SAME_STEP, besides: ``final_obs`` (B,) of arrays (obs_dim,) or None, and
+    ``info``: ``clocks`` (B,) int64, how many control steps each world's episode is old, and
+    ``invalid`` (B,) bool, where the physics diverged with this step. Where a world ended, in mode
+    SAME_STEP, besides: ``final_obs`` (B,) of arrays (obs_dim,) or None, and
     ``final_info`` with the last step's ``clocks``, ``invalid`` and ``episode``, its return ``r``
     (B,) float64 and length ``l`` (B,) int64. Each has a mask (B,) bool, such as ``_final_obs``.
 
@@ -64,10 +64,12 @@ class GymnasiumVectorEnv(VectorEnv):
         obs, info = super().reset(seed=seed, options=options)
         if np.ndim(seed) == 0 and seed is not None:
             gymnasium.vector.VectorEnv.reset(self, seed=integer("seed", seed, 0))  # np_random
-        which = (options or {}).get("reset_mask")
-        self._returns[slice(None) if which is None else which] = 0
+        which = np.ones(self.num_envs, bool)
+        if options and "reset_mask" in options:
+            which = np.asarray(options["reset_mask"])
+        self._returns[which] = 0
         self._clocks = info["clocks"].copy()
-        return obs, _masked(info, np.ones(self.num_envs, bool))
+        return obs, _masked(info | {"invalid": np.zeros(self.num_envs, bool)}, which)
 
     def _info(self, step: Any) -> dict[str, Any]:
         ages, self._clocks = self._clocks + 1, self._handed_out(self.engine.clocks())
@@ -90,7 +92,7 @@ class GymnasiumVectorEnv(VectorEnv):
 class GymnasiumEnv(gymnasium.Env):
     """One world, as gymnasium's Env over numpy arrays.
 
-    ``info`` of a step: ``invalid``, whether the physics diverged, which truncates the episode.
+    ``info``: ``invalid``, whether the physics diverged, which truncates the episode.
 
     Args:
         task: as in ``fastsac.make``.
@@ -136,7 +138,7 @@ class GymnasiumEnv(gymnasium.Env):
             options: there are none.
 
         Returns:
-            obs (obs_dim,) float32, and an empty info.
+            obs (obs_dim,) float32 and info.
         """
         if options:
             raise ValueError(f"unknown reset option {next(iter(options))!r}; there are none")
@@ -146,7 +148,7 @@ class GymnasiumEnv(gymnasium.Env):
             seed = int(self.np_random.integers(2**31))
         self._started = True
         mask = None if seed is not None else {"reset_mask": np.ones(1, bool)}
-        return self._worlds.reset(seed=seed, options=mask)[0][0], {}
+        return self._worlds.reset(seed=seed, options=mask)[0][0], {"invalid": False}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Steps by one control step.
