@@ -27,6 +27,12 @@ class NotFiniteError(UserError):
     exit_code = 3
 
 
+class RankError(UserError):
+    """A process of several that train together has ended, and with it the run."""
+
+    exit_code = 4
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or made for something else."""
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from fastsac.kernels import AdamState, adam_polyak_
 from fastsac.learner.config import Precision
+from fastsac.learner.peers import Peers
 
 # Triton's launcher tells the compiler of sizes that 16 divides, and of no others; only then does
 # the optimizer's kernel load and store 16 bytes at a time instead of 4.
@@ -81,6 +82,7 @@ class Adam:
         tau: 0-d tensor on the device, read at each step.
         weight_decay: decoupled, of a step's share learning_rate.
         size: how many of the P are weights, zeros the rest; None is all.
+        peers: whose gradients are averaged with this one's; None is nobody.
     """
 
     def __init__(
@@ -91,13 +93,21 @@ class Adam:
         tau: torch.Tensor | None = None,
         weight_decay: float = 0.0,
         size: int | None = None,
+        peers: Peers | None = None,
     ):
+        self._peers = peers
         self._parameter, self._rate, self._target, self._tau = parameter, learning_rate, target, tau
         self._weight_decay, self._size = weight_decay, size
         self._state = AdamState.of(parameter)
 
     def step(self, gradient: torch.Tensor) -> None:
-        """One step along gradient (P,), or none where that is not finite."""
+        """One step along gradient (P,), or none where that is not finite.
+
+        With peers the gradient becomes the mean of theirs, so that all take the step or none.
+        """
+        if self._peers:
+            self._peers.sum_(gradient)
+            gradient.div_(self._peers.size)
         adam_polyak_(
             self._parameter,
             gradient,

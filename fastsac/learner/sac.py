@@ -13,6 +13,7 @@ from fastsac.learner.config import SACConfig
 from fastsac.learner.cuda_graph import Fallback, GraphedCall
 from fastsac.learner.flat_weights import float32_matmuls
 from fastsac.learner.gradient_step import Metrics, gradient_step
+from fastsac.learner.peers import Peers
 from fastsac.learner.replay import Batch, ReplayBuffer
 from fastsac.learner.state import LearnerState
 
@@ -39,8 +40,9 @@ class SAC(LearnerState):
         device: str | torch.device = "cpu",
         seed: int = 0,
         strict: bool = False,
+        peers: Peers | None = None,
     ):
-        super().__init__(obs_dim, action_dim, config, device, seed)
+        super().__init__(obs_dim, action_dim, config, device, seed, peers)
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
@@ -151,6 +153,10 @@ class SAC(LearnerState):
             self.updates += count
             num_updates -= count
         return metrics
+
+    def close(self) -> None:
+        """Lets go of the captured CUDA graphs, as is needed before what they call is closed."""
+        self._graphed.clear()
 
     def observe(self, obs: torch.Tensor) -> None:
         """Shows new observations (B, obs_dim) to the normaliser; call once per vector step."""

@@ -12,6 +12,7 @@ from fastsac.learner.config import SACConfig
 from fastsac.learner.flat_weights import Adam, FlatWeights, working_dtype
 from fastsac.learner.networks import Actor, Critics
 from fastsac.learner.normalizer import RunningNorm
+from fastsac.learner.peers import Peers
 from fastsac.seeding import stream_seed
 
 
@@ -24,6 +25,7 @@ class LearnerState:
         config: the algorithm.
         device: where the networks live.
         seed: of the initial weights and of the policy's noise.
+        peers: who learns with it; None is nobody.
 
     Attributes:
         learning_rate: 0-d tensor on the device, as are tau, discount and target_entropy. Written
@@ -43,6 +45,7 @@ class LearnerState:
         config: SACConfig = SACConfig(),  # noqa: B008  (frozen)
         device: str | torch.device = "cpu",
         seed: int = 0,
+        peers: Peers | None = None,
     ):
         if any(type(x) is not int or not 0 < x < 2**31 for x in (obs_dim, action_dim)):
             raise ConfigError(
@@ -55,7 +58,9 @@ class LearnerState:
         self.actor = Actor(obs_dim, action_dim, config, init).to(self.device)
         self.critics = Critics(obs_dim, action_dim, config, init).to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.normalizer = RunningNorm(obs_dim).to(self.device) if config.normalize_obs else None
+        self.normalizer: RunningNorm | None = None
+        if config.normalize_obs:
+            self.normalizer = RunningNorm(obs_dim, peers).to(self.device)
 
         dtype = working_dtype(config.precision, self.device)
         self.actor_weights = FlatWeights(self.actor, dtype)
@@ -72,9 +77,12 @@ class LearnerState:
         rate, decay = self.learning_rate, config.weight_decay
         actor, critics = self.actor_weights.padded_master, self.critic_weights.padded_master
         targets, size = self.target_weights.padded_master, len(self.critics_flat)
-        self.actor_optimizer = Adam(actor, rate, weight_decay=decay, size=len(self.actor_flat))
-        self.critic_optimizer = Adam(critics, rate, targets, self.tau, decay, size)
-        self.alpha_optimizer = Adam(self.log_alpha, rate) if learned else None
+        adam = partial(Adam, learning_rate=rate, peers=peers)
+        self.actor_optimizer = adam(actor, weight_decay=decay, size=len(self.actor_flat))
+        self.critic_optimizer = adam(
+            critics, target=targets, tau=self.tau, weight_decay=decay, size=size
+        )
+        self.alpha_optimizer = adam(self.log_alpha) if learned else None
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "policy"))
         self.updates = 0
 

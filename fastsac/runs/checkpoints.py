@@ -1,9 +1,9 @@
 """A run's checkpoints: the newest few and the best policy, and the replay's files behind them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,9 +11,16 @@ from fastsac.errors import CheckpointError, DamagedError, RunError
 from fastsac.learner.policy import Policy
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.runs import checkpoint_file
-from fastsac.runs.replay_files import ReplayFiles, is_name, read_rows
+from fastsac.runs.replay_files import ReplayFiles, SentRows, is_name, keep_only, rank_of, read_rows
 
 State = dict[str, Any]
+
+
+class RankPart(NamedTuple):
+    """What another rank adds to a checkpoint: its state, and its replay's rows or None."""
+
+    state: State
+    rows: SentRows | None
 
 
 class RunCheckpoints:
@@ -38,14 +45,15 @@ class RunCheckpoints:
     ):
         self._run_dir, self._about, self._keep = run_dir, about, keep
         self._used = used or {}
-        names = list(self._used.values())[-1] if self._used else []
-        self._replay = ReplayFiles(run_dir, replay, names)
+        self._replay = replay
+        self._files: dict[int, ReplayFiles] = {}  # of each rank
 
-    def save(self, state: State) -> Path:
+    def save(self, state: State, parts: Iterable[RankPart] = ()) -> Path:
         """Writes a checkpoint, then deletes those that are not kept.
 
         Args:
             state: of the run, with its agent and its counters.
+            parts: of the ranks 1, 2 and so on, where there are several; one is held at a time.
 
         Raises:
             OSError: the disk is full or not writable; the checkpoints before are intact.
@@ -53,15 +61,28 @@ class RunCheckpoints:
         name = checkpoint_file.name_of(state["counters"]["steps"])
         file = self._run_dir / checkpoint_file.FOLDER / name
         file.parent.mkdir(exist_ok=True)
-        names = self._replay.save()
-        checkpoint_file.save(file, self._about | state | {"replay_files": names})
+        content = self._about | state | self._with_rows(0, self._replay)
+        names = list(content["replay_files"])
+        ranks = []
+        for rank, part in enumerate(parts, 1):
+            ranks.append(part.state | self._with_rows(rank, part.rows))
+            names += ranks[-1]["replay_files"]
+        checkpoint_file.save(file, content | ({"ranks": ranks} if ranks else {}))
         self._used.pop(file, None)
         self._used[file] = names
         for old in list(self._used)[: -self._keep]:
             old.unlink(missing_ok=True)
             del self._used[old]
-        self._replay.keep_only({name for names in self._used.values() for name in names})
+        keep_only(self._run_dir, {name for names in self._used.values() for name in names})
         return file
+
+    def _with_rows(self, rank: int, replay: ReplayBuffer | SentRows | None) -> State:
+        """Writes a rank's rows and returns the names of all its files."""
+        if rank not in self._files:
+            resumed = list(self._used.values())[-1] if self._used else []
+            names = [name for name in resumed if rank_of(name) == rank]
+            self._files[rank] = ReplayFiles(self._run_dir, names, rank)
+        return {"replay_files": self._files[rank].save(replay)}
 
     def save_best(self, policy: Policy, counters: dict[str, float]) -> None:
         """Writes best.pt: a policy to evaluate or to export, not to go on from.
@@ -116,7 +137,7 @@ class Resumed:
             raise CheckpointError(f"no checkpoint of {run_dir} can be gone on from: {reasons}")
         self.state = next(iter(read.values()))
         for file in reversed(read):
-            self.used[file] = read[file]["replay_files"]
+            self.used[file] = [name for names in self._names(read[file]) for name in names]
         try:
             for folder in (run_dir, run_dir / checkpoint_file.FOLDER):
                 for partial in folder.glob("*.partial"):
@@ -126,10 +147,27 @@ class Resumed:
         except OSError as error:
             raise RunError(f"cannot write to the run {run_dir}: {error.strerror}") from error
 
-    def rows(self) -> Iterator[tuple[int, torch.Tensor]] | None:
-        """Returns the replay's rows, each part with its first number, or None if not saved."""
-        names = self.state["replay_files"]
+    @property
+    def size(self) -> int:
+        """How many ranks trained together."""
+        return len(self._names(self.state))
+
+    def part(self, rank: int) -> State:
+        """Returns the state of a rank; that of rank 0 is the run's."""
+        if rank == 0:
+            return self.state
+        part = self.state["ranks"][rank - 1]
+        return part | {"agent": self.state["agent"] | part["agent"]}
+
+    def rows(self, rank: int = 0) -> Iterator[tuple[int, torch.Tensor]] | None:
+        """Returns a replay's rows, each part with its first number, or None if not saved."""
+        names = self._names(self.state)[rank]
         return read_rows(self._run_dir, names) if names else None
+
+    @staticmethod
+    def _names(state: State) -> list[list[str]]:
+        """The files of each rank's replay."""
+        return [part["replay_files"] for part in (state, *state.get("ranks", ()))]
 
     def _read(self, file: Path) -> State:
         state = checkpoint_file.load(file)
@@ -137,8 +175,9 @@ class Resumed:
             raise CheckpointError(
                 f"{file} is of {state['task']}, but {self._run_dir} is a run of {self._task}"
             )
-        names = state.get("replay_files")
-        if "env" not in state or not isinstance(names, list) or not all(map(is_name, names)):
+        others = state.get("ranks", [])
+        parts = [state, *others] if isinstance(others, list) else [None]
+        if not all(isinstance(part, dict) and _can_go_on(part) for part in parts):
             raise CheckpointError(f"{file} holds a policy alone, nothing to go on from")
         written = state.get("metrics")
         kinds = {"bytes": int, "seconds": float, "cpu_seconds": float}
@@ -146,6 +185,12 @@ class Resumed:
             raise CheckpointError(f"{file} does not say how far metrics.csv is its own")
         if not all(0 <= number < math.inf for number in written.values()):
             raise CheckpointError(f"{file} has times out of range")
-        for _ in read_rows(self._run_dir, names):
-            pass  # each is whole
+        for names in self._names(state):
+            for _ in read_rows(self._run_dir, names):
+                pass  # each is whole
         return state
+
+
+def _can_go_on(part: State) -> bool:
+    names = part.get("replay_files")
+    return "env" in part and isinstance(names, list) and all(map(is_name, names))

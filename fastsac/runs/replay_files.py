@@ -2,9 +2,10 @@
 
 A checkpoint writes the transitions that came since the one before, so that its cost is theirs and
 not the buffer's. A file's name says which: those numbered from its first number on, below its
-second.
+second; before them stands the rank whose buffer it is, where there are several.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,20 +20,46 @@ from fastsac.runs import checkpoint_file
 _FOLDER = "replay"
 
 
+@dataclasses.dataclass(frozen=True)
+class SentRows:
+    """The newest rows of a buffer in another process, for ``ReplayFiles.save``.
+
+    Attributes:
+        added: transitions that the buffer was given so far.
+        size: transitions that it holds.
+        newest: (N, width) the last of them, at least those that no file has.
+    """
+
+    added: int
+    size: int
+    newest: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.size
+
+    def rows_from(self, start: int) -> torch.Tensor:
+        """Returns the rows (added - start, width) of the transitions from number start on."""
+        return self.newest[len(self.newest) - (self.added - start) :]
+
+
 class ReplayFiles:
     """Writes and reads the rows of a replay buffer.
 
     Args:
         run_dir: the run's directory.
-        replay: the buffer, or None to save no rows.
         names: the files that the buffer was read from, the oldest rows first.
+        rank: whose buffer it is.
     """
 
-    def __init__(self, run_dir: Path, replay: ReplayBuffer | None, names: Sequence[str] = ()):
-        self._folder, self._replay, self._names = run_dir / _FOLDER, replay, list(names)
+    def __init__(self, run_dir: Path, names: Sequence[str] = (), rank: int = 0):
+        self._folder, self._names = run_dir / _FOLDER, list(names)
+        self._prefix = f"r{rank}-" if rank else ""
 
-    def save(self) -> list[str]:
+    def save(self, replay: ReplayBuffer | SentRows | None) -> list[str]:
         """Writes the rows that no file has yet.
+
+        Args:
+            replay: the buffer, or None to save no rows.
 
         Returns:
             The names of all files that the buffer needs, the oldest rows first.
@@ -40,26 +67,27 @@ class ReplayFiles:
         Raises:
             OSError: the disk is full; the next call tries again.
         """
-        if self._replay is None:
+        if replay is None:
             return []
-        added = self._replay.added
-        oldest = added - len(self._replay)
+        added = replay.added
+        oldest = added - len(replay)
         written = _numbers(self._names[-1])[1] if self._names else 0
         start = max(written, oldest)
         names = [name for name in self._names if _numbers(name)[1] > oldest]
         if start < added:
-            name = f"{start:012d}-{added:012d}.pt"
+            name = f"{self._prefix}{start:012d}-{added:012d}.pt"
             self._folder.mkdir(exist_ok=True)
-            checkpoint_file.save(self._folder / name, {"rows": self._replay.rows_from(start)})
+            checkpoint_file.save(self._folder / name, {"rows": replay.rows_from(start)})
             names.append(name)
         self._names = names
         return list(names)
 
-    def keep_only(self, names: set[str]) -> None:
-        """Deletes all other files."""
-        for file in self._folder.glob("*"):
-            if file.name not in names:
-                file.unlink(missing_ok=True)
+
+def keep_only(run_dir: Path, names: set[str]) -> None:
+    """Deletes all other files, of all ranks."""
+    for file in (run_dir / _FOLDER).glob("*"):
+        if file.name not in names:
+            file.unlink(missing_ok=True)
 
 
 def read_rows(run_dir: Path, names: Iterable[str]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -79,9 +107,14 @@ def read_rows(run_dir: Path, names: Iterable[str]) -> Iterator[tuple[int, torch.
 
 def is_name(name: Any) -> bool:
     """Whether it is the name of such a file."""
-    return isinstance(name, str) and re.fullmatch(r"\d{12,}-\d{12,}\.pt", name) is not None
+    return isinstance(name, str) and re.fullmatch(r"(r\d+-)?\d{12,}-\d{12,}\.pt", name) is not None
+
+
+def rank_of(name: str) -> int:
+    """Returns whose buffer's rows a file of that name holds."""
+    return int(name[1:].partition("-")[0]) if name.startswith("r") else 0
 
 
 def _numbers(name: str) -> tuple[int, int]:
-    start, _, end = name.removesuffix(".pt").partition("-")
+    start, end = name.removesuffix(".pt").split("-")[-2:]
     return int(start), int(end)

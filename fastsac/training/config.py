@@ -43,7 +43,7 @@ class TrainConfig:
     seed: int = 0
     """Of everything random in the run."""
     num_envs: int = 1
-    """Worlds stepped at once."""
+    """Worlds stepped at once; under torchrun each rank's."""
     engine: Literal["auto", "native", "warp", "mjx"] = "auto"
     """Physics: native is C MuJoCo on the CPU, warp and mjx run on the GPU; auto picks."""
     solver: Literal["faithful", "fast"] = "faithful"
@@ -51,7 +51,7 @@ class TrainConfig:
     device: str | None = None
     """Of learner and replay, cpu or cuda; None is the engine's, and with auto cuda if any."""
     total_steps: int = 1_000_000
-    """Environment steps (control steps summed over worlds) to train for."""
+    """Environment steps (control steps summed over worlds, of all ranks) to train for."""
     max_seconds: float | None = None
     """Wall-clock seconds after which training ends before its total steps."""
     learning_starts: int = 5_000
@@ -121,12 +121,25 @@ class TrainConfig:
             f"--learning-starts {self.learning_starts} leaves nothing to learn in "
             f"--total-steps {self.total_steps}",
         )
-        before = max(math.ceil(self.learning_starts / self.num_envs), self.n_step)
+        self.require_updates()
+
+    def require_updates(self, ranks: int = 1) -> None:
+        """Refuses a run that ends before its first update.
+
+        Args:
+            ranks: how many processes have num_envs worlds each.
+
+        Raises:
+            ConfigError: it does.
+        """
+        worlds = self.num_envs * ranks
+        before = max(math.ceil(self.learning_starts / worlds), self.n_step) * worlds
+        of_ranks = f" in each of {ranks} ranks" if ranks > 1 else ""
         require(
-            before * self.num_envs < self.total_steps,
-            f"the first update comes after {before * self.num_envs} steps (--learning-starts "
-            f"{self.learning_starts}, --n-step {self.n_step}, --num-envs {self.num_envs}): none in "
-            f"--total-steps {self.total_steps}",
+            before < self.total_steps,
+            f"the first update comes after {before} steps (--learning-starts "
+            f"{self.learning_starts}, --n-step {self.n_step}, --num-envs {self.num_envs}"
+            f"{of_ranks}): none in --total-steps {self.total_steps}",
         )
 
     @property

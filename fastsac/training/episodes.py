@@ -42,6 +42,11 @@ class EpisodeReturns:
         for name, value in vars(self).items():
             value.copy_(state[name])
 
+    @property
+    def ended(self) -> torch.Tensor:
+        """How many whole episodes, (), have ended since take_mean's last call."""
+        return self._count.clone()
+
     def take_mean(self) -> torch.Tensor:
         """Returns the mean () since the last call, NaN where no episode ended; not waited for."""
         mean = self._total / self._count

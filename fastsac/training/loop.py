@@ -6,8 +6,10 @@ from typing import Any
 
 from fastsac.errors import ConfigError
 from fastsac.training.config import TrainConfig, recorded_config
+from fastsac.training.follower import Follower
 from fastsac.training.interruption import StopSignals
 from fastsac.training.memory_plan import out_of_memory
+from fastsac.training.ranks import Ranks, joined
 from fastsac.training.run import TrainingRun, TrainResult
 
 # What a resumed run may be given anew: nothing that its training depends on.
@@ -73,20 +75,40 @@ def resume(run_dir: str | Path, **changes: Any) -> TrainResult:
 
 def _run(config: TrainConfig, resumed: Path | None) -> TrainResult:
     try:
-        with TrainingRun(config, resumed) as run:
-            with StopSignals() as signals:
-                run.say_ignored(signals.ignored)
-                train_loop(config, run, signals)
-                run.save_last(signals.received)
-            signals.raise_received()
-            return run.finish()
+        with joined() as ranks:
+            if ranks.rank:
+                return _follow(config, ranks)
+            return _lead(config, resumed or ranks.remembered(), ranks)
     except (MemoryError, RuntimeError) as error:
         if sentence := out_of_memory(error, config):
             raise ConfigError(sentence) from error
         raise
 
 
-def train_loop(config: TrainConfig, run: TrainingRun, signals: StopSignals) -> None:
+def _lead(config: TrainConfig, resumed: Path | None, ranks: Ranks) -> TrainResult:
+    signals = StopSignals(hold=ranks.size > 1)
+    with TrainingRun(config, resumed, ranks, signals) as run:
+        with signals:
+            run.say_ignored(signals.ignored)
+            train_loop(config, run, signals)
+            run.save_last(signals.received)
+            ranks.agree(signals, False, False)  # on a signal that came meanwhile
+        signals.raise_received()
+        return run.finish()
+
+
+def _follow(config: TrainConfig, ranks: Ranks) -> TrainResult:
+    signals = StopSignals(hold=True)
+    with Follower(config, ranks, signals) as run:
+        with signals:
+            train_loop(config, run, signals)
+            run.save_last()
+            ranks.agree(signals, False, False)
+        signals.raise_received()
+        return run.finish()
+
+
+def train_loop(config: TrainConfig, run: TrainingRun | Follower, signals: StopSignals) -> None:
     """Algorithm 1 of arXiv 1812.05905, with num_envs worlds."""
     state = run.state
     env, agent = state.env, state.agent
@@ -106,6 +128,6 @@ def train_loop(config: TrainConfig, run: TrainingRun, signals: StopSignals) -> N
             state.replay.add(*batch)
         state.episodes.add(reward, ends, valid)
         state.invalid += info["invalid"].sum()
-        state.steps += config.num_envs
+        state.steps += state.worlds
         state.obs = obs
         run.after_step()

@@ -41,13 +41,18 @@ class MemoryPlan:
         """All of it."""
         return sum(dataclasses.astuple(self))
 
-    def require(self, config: TrainConfig, device: torch.device) -> None:
+    def require(self, config: TrainConfig, device: torch.device, sharing: int = 1) -> None:
         """Refuses what does not fit.
+
+        Args:
+            config: the run's.
+            device: of the learner.
+            sharing: how many such runs share the machine's memory; a GPU is a run's own.
 
         Raises:
             ConfigError: with each part, its flag, and the bytes that are free.
         """
-        free = free_bytes(device)
+        free = free_bytes(device) // (sharing if device.type == "cpu" else 1)
         if self.total <= free:
             return
         parts = (
@@ -62,13 +67,17 @@ class MemoryPlan:
         )
 
 
-def require_worlds(config: TrainConfig) -> None:
+def require_worlds(config: TrainConfig, sharing: int = 1) -> None:
     """Refuses more worlds of the native engine than the machine's memory holds.
+
+    Args:
+        config: the run's.
+        sharing: how many such runs share the memory.
 
     Raises:
         ConfigError: with the bytes that they need and the bytes that are free.
     """
-    free = free_bytes(torch.device("cpu"))
+    free = free_bytes(torch.device("cpu")) // sharing
     needed = config.num_envs * world_bytes(find(config.task))
     if needed > free and engine_for(config.task, config.engine) == "native":
         raise ConfigError(

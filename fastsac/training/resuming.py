@@ -1,6 +1,10 @@
 """Brings a run to where its checkpoint left it."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
 
 from fastsac.errors import CheckpointError, RunError
 from fastsac.learner.policy import Policy
@@ -9,6 +13,7 @@ from fastsac.runs.checkpoints import Resumed
 from fastsac.runs.directory import CONFIG, RESULT, RunDirectory
 from fastsac.training.config import TrainConfig
 from fastsac.training.memory_plan import out_of_memory
+from fastsac.training.ranks import Ranks
 from fastsac.training.state import TrainingState
 
 
@@ -59,3 +64,35 @@ def load(
     except OSError as error:
         raise RunError(f"cannot write to the run {directory.path}: {error}") from error
     return snapshots, best
+
+
+def send_parts(loaded: Resumed, ranks: Ranks) -> None:
+    """Hands each other rank its part of the checkpoint, and its replay file by file."""
+    for rank in range(1, ranks.size):
+        rows = loaded.rows(rank)
+        ranks.send((loaded.part(rank), rows is not None), rank)
+        for part in rows or ():
+            ranks.send(part, rank)
+        if rows is not None:
+            ranks.send(None, rank)
+
+
+def load_part(state: TrainingState) -> None:
+    """Takes what rank 0 sends of the checkpoint.
+
+    Raises:
+        CheckpointError: it does not fit the run.
+    """
+
+    def rows() -> Iterator[tuple[int, torch.Tensor]]:
+        while (part := state.ranks.receive(0)) is not None:
+            yield part
+
+    saved: dict[str, Any]
+    saved, has_rows = state.ranks.receive(0)
+    try:
+        state.load_state_dict(saved, rows() if has_rows else None)
+    except MISFITS as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit rank {state.ranks.rank}: {error}"
+        ) from error

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from fastsac.envs.devices import require_jax_cpu
-from fastsac.errors import NotFiniteError, RunError
+from fastsac.errors import CheckpointError, NotFiniteError, RunError
 from fastsac.runs.checkpoints import Resumed
 from fastsac.runs.directory import RESULT, RunDirectory, create
 from fastsac.runs.metrics import MetricsWriter
@@ -23,10 +23,12 @@ from fastsac.runs.wandb_run import require_wandb
 from fastsac.training.background_evaluation import RunEvaluations, Snapshot
 from fastsac.training.config import TrainConfig
 from fastsac.training.evaluation import Evaluation
+from fastsac.training.interruption import StopSignals
 from fastsac.training.learner_threads import LearnerThreads
 from fastsac.training.log import TrainingLog
 from fastsac.training.profiling import Profiler
-from fastsac.training.resuming import load
+from fastsac.training.ranks import ALONE, Ranks
+from fastsac.training.resuming import load, send_parts
 from fastsac.training.saving import RunSaving, checkpoints_of, disk_bytes
 from fastsac.training.state import TrainingState, resolved
 
@@ -40,7 +42,7 @@ class TrainResult:
 
     Attributes:
         run_dir: where everything is.
-        steps: environment steps done.
+        steps: environment steps done, of all ranks.
         updates: gradient updates done.
         seconds: wall-clock time of the training, without the final evaluation.
         evaluation: the final one, in dm_control.
@@ -54,11 +56,13 @@ class TrainResult:
 
 
 class TrainingRun:
-    """A run's state, files and threads; a context that closes them.
+    """A run's state, files and threads; a context that closes them. Of several ranks rank 0 has it.
 
     Args:
         config: the run's.
         resumed: the directory of the run to go on with; None starts a new one.
+        ranks: that train together.
+        signals: that end it.
 
     Attributes:
         state: what it trains.
@@ -68,9 +72,16 @@ class TrainingRun:
         UserError: it cannot be run here, or there is nothing to go on from.
     """
 
-    def __init__(self, config: TrainConfig, resumed: Path | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        resumed: Path | None = None,
+        ranks: Ranks = ALONE,
+        signals: StopSignals | None = None,
+    ):
         self._started = time.monotonic()
         self.config = config
+        self._ranks, self._signals = ranks, signals or StopSignals()
         self.finished = False
         if config.wandb:
             require_wandb()
@@ -80,13 +91,13 @@ class TrainingRun:
             if resumed:  # before the set-up, which takes seconds
                 self._directory = RunDirectory(resumed)
                 opened.callback(self._directory.close)
-            loaded = Resumed(resumed, config.task) if resumed else None
-            self.state = TrainingState(config)
+            loaded = self._loaded(resumed) if resumed else None
+            self.state = TrainingState(config, ranks)
             opened.callback(self.state.close)
             config = self.config = resolved(config, self.state.env)
             if not loaded:
-                needed = disk_bytes(config, self.state.agent, self.state.replay) + _METRICS_BYTES
-                self._directory = create(dataclasses.asdict(config), needed)
+                needed = disk_bytes(config, self.state.agent, self.state.replay, ranks.size)
+                self._directory = create(dataclasses.asdict(config), needed + _METRICS_BYTES)
                 opened.callback(self._directory.close)
                 opened.push(self._discard_if_failed)
             for notice in (self.state.env.engine.compile_notice, self.state.agent.compile_notice):
@@ -100,12 +111,26 @@ class TrainingRun:
             self._profiler = Profiler(self.path) if config.profile else None
             opened.callback(self._close_profiler)
             self._opened = opened.pop_all()
+        ranks.remember(self.path)
         self.finished = self.state.steps >= config.total_steps
         how = f"{config.task}, {config.num_envs} worlds on {self.state.env.engine_name}"
+        if ranks.size > 1:
+            how += f" in each of {ranks.size} ranks"
         whither = f"going on at step {self.state.steps:,} of" if loaded else "run in"
         self._metrics.say(
             f"fastsac: {how}, learner on {self.state.env.device}, {whither} {self.path}"
         )
+
+    def _loaded(self, run_dir: Path) -> Resumed:
+        """Reads the checkpoint to go on from, which has a part for each rank."""
+        loaded = Resumed(run_dir, self.config.task)
+        if loaded.size != self._ranks.size:
+            raise CheckpointError(
+                f"{run_dir} was trained by {loaded.size} ranks, of which each has a part in its "
+                f"checkpoints, and cannot be gone on with by {self._ranks.size}: "
+                f"torchrun --nproc-per-node {loaded.size} -m fastsac train --resume {run_dir}"
+            )
+        return loaded
 
     def _open_parts(self, opened: ExitStack, loaded: Resumed | None) -> None:
         """Starts the state or loads it; opens what logs, evaluates and saves."""
@@ -114,8 +139,11 @@ class TrainingRun:
         checkpoints = checkpoints_of(config, self.path, state.replay, used)
         snapshots: list[Snapshot] = []
         best = -math.inf
+        state.require_alike()
+        self._ranks.from_first(loaded is not None)
         if loaded:
             snapshots, best = load(loaded, config, state, self._directory)
+            send_parts(loaded, self._ranks)
             best = max(best, checkpoints.best_until(state.steps))
         else:
             state.start()
@@ -183,12 +211,13 @@ class TrainingRun:
             NotFiniteError: too many updates in a row were skipped; a checkpoint was saved.
             Exception: whatever stopped the thread that draws initial states.
         """
-        limit = self.config.max_seconds
+        limit, due = self.config.max_seconds, self._log.due
         # So that the checkpoint is there when the time is up.
         seconds = time.monotonic() - self._started + 2 * self._saving.seconds
-        out_of_time = limit is not None and seconds >= limit
-        self.finished = out_of_time or self.state.steps >= self.config.total_steps
-        if (self.finished or self._log.due) and (skipped := self._log.write()):
+        late = limit is not None and seconds >= limit
+        late, due = self._ranks.agree(self._signals, late, due)
+        self.finished = late or self.state.steps >= self.config.total_steps
+        if (self.finished or due) and (skipped := self._log.write()):
             self._save()
             raise NotFiniteError(
                 f"the last {skipped} updates had losses or gradients that are no finite numbers "
@@ -220,6 +249,7 @@ class TrainingRun:
         seconds = snapshot[1]["seconds"]
         done = TrainResult(self.path, self.state.steps, self.state.updates, seconds, result)
         self._report(done)
+        self._ranks.publish(done)
         return done
 
     def _save(self, required: bool = False) -> Path | None:

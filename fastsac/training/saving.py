@@ -7,8 +7,9 @@ from typing import Any
 from fastsac.errors import CheckpointError
 from fastsac.learner.replay import ReplayBuffer, row_bytes
 from fastsac.learner.sac import SAC
-from fastsac.runs.checkpoints import RunCheckpoints
+from fastsac.runs.checkpoints import RankPart, RunCheckpoints
 from fastsac.runs.metrics import MetricsWriter
+from fastsac.runs.replay_files import SentRows
 from fastsac.training.config import TrainConfig, to_json
 from fastsac.training.state import TrainingState
 
@@ -16,7 +17,7 @@ from fastsac.training.state import TrainingState
 _LARGEST_REPLAY = 2_000_000_000
 
 
-def disk_bytes(config: TrainConfig, agent: SAC, replay: ReplayBuffer) -> int:
+def disk_bytes(config: TrainConfig, agent: SAC, replay: ReplayBuffer, ranks: int = 1) -> int:
     """Returns about how many bytes a run's checkpoints will take."""
     weights = sum(p.numel() * 4 for p in (agent.actor_flat, agent.critics_flat))
     # Weights, targets and Adam's moments, in each file and in the one being written.
@@ -24,7 +25,7 @@ def disk_bytes(config: TrainConfig, agent: SAC, replay: ReplayBuffer) -> int:
     a_row = row_bytes(replay.obs_dim, replay.action_dim)
     if saves_replay(config, replay):
         # The ring's oldest rows share a file with some that are gone, in each checkpoint kept.
-        rows = config.replay_capacity + config.keep_checkpoints * config.checkpoint_every
+        rows = config.replay_capacity * ranks + config.keep_checkpoints * config.checkpoint_every
         needed += min(rows, config.total_steps) * a_row
     return needed
 
@@ -51,7 +52,7 @@ def checkpoints_of(
 
 
 class RunSaving:
-    """Saves a run between two vector steps.
+    """Saves a run between two vector steps, with the parts of the other ranks, if there are any.
 
     Args:
         state: what it trains.
@@ -85,13 +86,43 @@ class RunSaving:
             CheckpointError: the disk takes none, and it is required.
         """
         started = time.monotonic()
+        ranks = self._state.ranks
+        parts = (RankPart(*ranks.receive(rank)) for rank in range(1, ranks.size))
         try:
             state = self._state.state_dict() | evaluations | {"metrics": self._metrics.state_dict()}
-            self.newest = self._checkpoints.save(state)
+            self.newest = self._checkpoints.save(state, parts)
+            ranks.from_first(True)
         except OSError as error:
+            for _ in parts:  # the others wait to be rid of theirs
+                pass
+            ranks.from_first(False)
             if required:
                 raise CheckpointError(str(error)) from error
             self._metrics.say(f"warning: {error}; the newest checkpoint is {self.newest}")
             return None
         self.seconds = time.monotonic() - started
         return self.newest
+
+
+class RankSaving:
+    """Saves the part of a rank other than 0, with which rank 0 does it.
+
+    Args:
+        config: the run's.
+        state: what it trains.
+    """
+
+    def __init__(self, config: TrainConfig, state: TrainingState):
+        self._state, self._saves_replay = state, saves_replay(config, state.replay)
+        self._saved = state.replay.added  # a run that goes on has them on disk
+
+    def save(self) -> None:
+        """Hands rank 0 this rank's state, and the transitions that no checkpoint has yet."""
+        replay, ranks = self._state.replay, self._state.ranks
+        rows = None
+        if self._saves_replay:
+            newest = replay.rows_from(max(self._saved, replay.added - len(replay)))
+            rows = SentRows(replay.added, len(replay), newest)
+        ranks.send((self._state.part_dict(), rows), 0)
+        if ranks.from_first(None):
+            self._saved = replay.added

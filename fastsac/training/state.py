@@ -15,6 +15,7 @@ from fastsac.seeding import stream_seed
 from fastsac.training.config import TrainConfig
 from fastsac.training.episodes import EpisodeReturns
 from fastsac.training.memory_plan import memory_plan, require_worlds
+from fastsac.training.ranks import ALONE, Ranks
 from fastsac.training.without_gpu import notice
 
 
@@ -29,42 +30,53 @@ class TrainingState:
 
     Args:
         config: the run's.
+        ranks: the processes that train together, each with a state of its own.
 
     Attributes:
-        env: the worlds.
+        ranks: those.
+        env: this process's worlds.
+        worlds: how many all processes have.
         agent: the learner.
         replay: its transitions.
         returns: gathers the steps of transitions that are not complete.
         episodes: sums the training episodes' returns.
         obs: (B, obs_dim) what to act on next.
-        steps: environment steps so far.
+        steps: environment steps so far, of all processes.
         updates: gradient updates so far.
-        invalid: () int64 transitions lost to diverged physics, on the device.
+        invalid: () int64 transitions lost to diverged physics here, on the device.
         learns_from: the environment steps after which updates begin.
 
     Raises:
         UserError: the configuration cannot be run here.
     """
 
-    def __init__(self, config: TrainConfig):
-        require_worlds(config)
+    def __init__(self, config: TrainConfig, ranks: Ranks = ALONE):
+        config.require_updates(ranks.size)
+        self._config = config
+        self.ranks, self.worlds = ranks, config.num_envs * ranks.size
+        seed = self._seed = ranks.seed(config.seed)
+        require_worlds(config, ranks.of_machine)
         self.env = make(
-            config.task, config.num_envs, config.engine, config.device, config.seed, config.solver
+            config.task, config.num_envs, config.engine, config.device, seed, config.solver
         )
         obs_dim, action_dim, device = self.env.obs_dim, self.env.action_dim, self.env.device
         engine = self.env.engine
         worlds = engine.reset_bytes if engine.device.type == device.type else 0
-        memory_plan(config, obs_dim, action_dim, worlds).require(config, device)
-        if line := notice(config, self.env):  # before the learner warns of anything
+        plan = memory_plan(config, obs_dim, action_dim, worlds)
+        plan.require(config, device, ranks.of_machine)
+        # Before the learner warns of anything.
+        if ranks.rank == 0 and (line := notice(config, self.env)):
             print(line, file=sys.stderr, flush=True)
-        self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, config.seed)
-        self.agent = SAC(obs_dim, action_dim, config.sac, device, config.seed, config.strict)
+        self.replay = ReplayBuffer(config.replay_capacity, obs_dim, action_dim, device, seed)
+        self.agent = SAC(
+            obs_dim, action_dim, config.sac, device, config.seed, config.strict, ranks.peers
+        )
+        self.agent.generator.manual_seed(stream_seed(seed, "policy"))  # all start as one actor
         self.returns = NStepReturns(config.n_step, config.sac.gamma)
         self.steps = self.updates = 0
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)
         self.learns_from = self._learning_starts = config.learning_starts
-        self._random = torch.Generator(device).manual_seed(stream_seed(config.seed, "actions"))
-        self._seed = config.seed
+        self._random = torch.Generator(device).manual_seed(stream_seed(seed, "actions"))
         self.obs = torch.zeros(config.num_envs, obs_dim, device=device)
         clocks = torch.zeros(config.num_envs, dtype=torch.int64, device=device)
         self.episodes = EpisodeReturns(clocks)
@@ -74,6 +86,16 @@ class TrainingState:
         self.obs, info = self.env.reset(seed=self._seed, options={"spread_clocks": True})
         self.episodes = EpisodeReturns(info["clocks"])
 
+    def require_alike(self) -> None:
+        """Refuses ranks that would not do the same on the same kind of device.
+
+        Raises:
+            ConfigError: what differs between which ranks.
+        """
+        flags = {f"--{name.replace('_', '-')}": value for name, value in vars(self._config).items()}
+        where = {"device": self.env.device.type, "engine": self.env.engine_name}
+        self.ranks.require_alike(flags | where)
+
     @property
     def learns(self) -> bool:
         """Whether the next vector step's updates are to be done."""
@@ -81,7 +103,7 @@ class TrainingState:
 
     def crossed(self, every: int) -> bool:
         """Whether the last vector step crossed a multiple of so many environment steps."""
-        return self.steps // every > (self.steps - self.env.num_envs) // every
+        return self.steps // every > (self.steps - self.worlds) // every
 
     def action(self) -> torch.Tensor:
         """Returns actions (B, A) in [-1, 1]: uniform ones at first, then the policy's."""
@@ -108,6 +130,11 @@ class TrainingState:
                 "learns_from": self.learns_from,
             },
         }
+
+    def part_dict(self) -> dict[str, Any]:
+        """What of state_dict differs from rank to rank."""
+        state = self.state_dict()
+        return state | {"agent": {"generator": state["agent"]["generator"]}}
 
     def load_state_dict(
         self, state: dict[str, Any], parts: Iterable[tuple[int, torch.Tensor]] | None
@@ -142,6 +169,7 @@ class TrainingState:
 
     def close(self) -> None:
         """Ends the worlds' threads."""
+        self.agent.close()
         self.env.close()
 
     def _to_device(self, tree: Any) -> Any:
