@@ -84,10 +84,10 @@ class Heartbeat:
 
     def _sentence(self, silent: list[int], store: dist.Store) -> str:
         """Names the silent ranks and their last words; those that are done are none."""
-        parts = []
+        parts, unknown = [], "silent: killed, stopped, or its machine lost"
         for rank in silent:
             key = f"words/{rank}"
-            words = store.get(key).decode() if store.check([key]) else "killed, or its machine lost"
+            words = store.get(key).decode() if store.check([key]) else unknown
             if words != _DONE:
                 parts.append(f"rank {rank} has ended ({words})")
         return "; ".join(parts)
