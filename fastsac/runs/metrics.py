@@ -50,6 +50,7 @@ class MetricsWriter:
         max_seconds: when it ends at the latest.
         before: state_dict's of the run that goes on, and its "step"; later rows are cut off.
         wandb_config: the run's configuration, for Weights & Biases; None leaves that out.
+        hear: is told each row once it is written; None is nobody.
 
     Raises:
         OSError: the files cannot be written.
@@ -63,7 +64,9 @@ class MetricsWriter:
         max_seconds: float | None = None,
         before: dict[str, Any] | None = None,
         wandb_config: dict[str, Any] | None = None,
+        hear: Callable[[dict[str, float]], None] | None = None,
     ):
+        self._hear = hear
         self._total_steps = total_steps
         self._ends = math.inf if max_seconds is None else started + max_seconds
         self._started, self._cpu_started = started, time.process_time()
@@ -104,7 +107,11 @@ class MetricsWriter:
         return {"bytes": size, **self.times()}
 
     def write(self, row: dict[str, float]) -> None:
-        """Appends a row; columns that it lacks stay empty, the times are now's."""
+        """Appends a row; columns that it lacks stay empty, the times are now's.
+
+        Raises:
+            Exception: whatever stopped who hears it.
+        """
         row = self.times() | row
         try:
             self._csv.writerow(row)
@@ -117,6 +124,8 @@ class MetricsWriter:
         if "eval_return" in row:
             self._last_eval = f"{row['eval_return']:.0f}"
         self._show(row)
+        if self._hear:
+            self._hear(row)
 
     def say(self, sentence: str) -> None:
         """Prints a sentence on a line of its own."""

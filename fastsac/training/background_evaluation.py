@@ -132,10 +132,12 @@ class RunEvaluations:
     def report(self, wait: bool = False) -> None:
         """Writes the result of the oldest evaluation, where it has finished or is waited for."""
         try:
-            if done := self._evaluator.take(wait):
-                self._write(*done)
+            done = self._evaluator.take(wait)
         except Exception as error:  # it costs its figure, not the training
             self._metrics.say(f"warning: an evaluation failed: {type(error).__name__}: {error}")
+            return
+        if done:
+            self._write(*done)
 
     def report_all(self) -> None:
         """Waits for all that are under way and writes their results."""
@@ -171,10 +173,10 @@ class RunEvaluations:
 
     def _write(self, policy: Policy, counters: Counters, result: Evaluation) -> None:
         returns = {"eval_return": result.mean, "eval_return_std": result.std}
-        self._metrics.write(counters | returns)
         if result.mean > self.best:
             try:
                 self._checkpoints.save_best(policy, counters | returns)
                 self.best = result.mean
             except OSError as error:
                 self._metrics.say(f"warning: {error}")
+        self._metrics.write(counters | returns)  # at last, since who hears it may raise

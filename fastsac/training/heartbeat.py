@@ -45,14 +45,13 @@ class Heartbeat:
             [o for o in self._others if self._beat(o, self._store) == before[o]], self._store
         )
 
-    def close(self, words: str = _DONE) -> None:
-        """Ends the thread.
-
-        Args:
-            words: of what this rank ends, for the others, should they miss it.
-        """
+    def leave(self, words: str = _DONE) -> None:
+        """Says of what this rank ends, for the others, should they miss it."""
         with contextlib.suppress(RuntimeError):  # no store any more
             self._store.set(f"words/{self._rank}", words)
+
+    def close(self) -> None:
+        """Ends the thread."""
         self._closing.set()
         self._thread.join(timeout=5)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsac.errors import ConfigError
+from fastsac.training.callbacks import Callback, Callbacks
 from fastsac.training.config import TrainConfig, recorded_config
 from fastsac.training.follower import Follower
 from fastsac.training.interruption import StopSignals
@@ -30,26 +31,47 @@ _CHANGEABLE = {
 }
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(
+    config: TrainConfig, *, on_log: Callback | None = None, on_evaluation: Callback | None = None
+) -> TrainResult:
     """Trains a policy and returns its return in the real dm_control.
 
     SIGINT and SIGTERM end the training after the vector step under way, with a checkpoint; then
-    KeyboardInterrupt or SystemExit is raised.
+    KeyboardInterrupt or SystemExit is raised. Under torchrun each rank calls it with the same
+    configuration, and all return rank 0's result.
+
+    Args:
+        config: the run's.
+        on_log: called with each row of metrics.csv that is no evaluation's, every ``log_seconds``;
+            under torchrun in rank 0. Returning True ends the run as its time limit does, with a
+            checkpoint and the final evaluation. What it raises ends it as an error does, and is
+            raised: ``resume`` goes on from the newest checkpoint.
+        on_evaluation: likewise, with each evaluation's row, the final one's included: "step",
+            "updates", "seconds", "cpu_seconds", "eval_return" and "eval_return_std".
 
     Raises:
         UserError: the configuration cannot be run here; nothing was trained.
         NotFiniteError: too many updates in a row were skipped; there is a checkpoint.
+        RankError: another rank of torchrun has ended.
     """
-    return _run(config, None)
+    return _run(config, None, Callbacks(on_log, on_evaluation))
 
 
-def resume(run_dir: str | Path, **changes: Any) -> TrainResult:
+def resume(
+    run_dir: str | Path,
+    *,
+    on_log: Callback | None = None,
+    on_evaluation: Callback | None = None,
+    **changes: Any,
+) -> TrainResult:
     """Goes on with a run from its newest good checkpoint, as if nothing had stopped it.
 
     On the CPU the policy is the uninterrupted run's to the last bit, if the replay was saved.
 
     Args:
         run_dir: the run's directory.
+        on_log: as ``train``'s.
+        on_evaluation: as ``train``'s.
         **changes: fields of TrainConfig that do not change what is trained, such as total_steps.
 
     Raises:
@@ -70,24 +92,26 @@ def resume(run_dir: str | Path, **changes: Any) -> TrainResult:
                 if name != "sac"
                 else "a resumed run keeps its algorithm's flags"
             )
-    return _run(config, path)
+    return _run(config, path, Callbacks(on_log, on_evaluation))
 
 
-def _run(config: TrainConfig, resumed: Path | None) -> TrainResult:
+def _run(config: TrainConfig, resumed: Path | None, callbacks: Callbacks) -> TrainResult:
     try:
         with joined() as ranks:
             if ranks.rank:
                 return _follow(config, ranks)
-            return _lead(config, resumed or ranks.remembered(), ranks)
+            return _lead(config, resumed or ranks.remembered(), ranks, callbacks)
     except (MemoryError, RuntimeError) as error:
         if sentence := out_of_memory(error, config):
             raise ConfigError(sentence) from error
         raise
 
 
-def _lead(config: TrainConfig, resumed: Path | None, ranks: Ranks) -> TrainResult:
+def _lead(
+    config: TrainConfig, resumed: Path | None, ranks: Ranks, callbacks: Callbacks
+) -> TrainResult:
     signals = StopSignals(hold=ranks.size > 1)
-    with TrainingRun(config, resumed, ranks, signals) as run:
+    with TrainingRun(config, resumed, ranks, signals, callbacks) as run:
         with signals:
             run.say_ignored(signals.ignored)
             train_loop(config, run, signals)

@@ -112,8 +112,9 @@ class _Torchrun(Ranks):
     def close(self, error: BaseException | None) -> None:
         """Leaves the others."""
         words = () if error is None else (str(error) or type(error).__name__,)
-        self._heartbeat.close(*words)
+        self._heartbeat.leave(*words)
         dist.destroy_process_group()
+        self._heartbeat.close()  # last: NCCL may wait for a dead rank, and the beat ends that
 
     def sum_(self, tensor: torch.Tensor) -> None:
         """Adds up a tensor over all ranks, in place."""

@@ -21,6 +21,7 @@ from fastsac.runs.directory import RESULT, RunDirectory, create
 from fastsac.runs.metrics import MetricsWriter
 from fastsac.runs.wandb_run import require_wandb
 from fastsac.training.background_evaluation import RunEvaluations, Snapshot
+from fastsac.training.callbacks import Callbacks
 from fastsac.training.config import TrainConfig
 from fastsac.training.evaluation import Evaluation
 from fastsac.training.interruption import StopSignals
@@ -63,6 +64,7 @@ class TrainingRun:
         resumed: the directory of the run to go on with; None starts a new one.
         ranks: that train together.
         signals: that end it.
+        callbacks: that hear of it, and may end it.
 
     Attributes:
         state: what it trains.
@@ -78,10 +80,12 @@ class TrainingRun:
         resumed: Path | None = None,
         ranks: Ranks = ALONE,
         signals: StopSignals | None = None,
+        callbacks: Callbacks | None = None,
     ):
         self._started = time.monotonic()
         self.config = config
         self._ranks, self._signals = ranks, signals or StopSignals()
+        self._callbacks = callbacks or Callbacks()
         self.finished = False
         if config.wandb:
             require_wandb()
@@ -162,7 +166,8 @@ class TrainingRun:
         before = loaded.state["metrics"] | {"step": self.state.steps} if loaded else None
         wandb_config = dataclasses.asdict(self.config) if self.config.wandb else None
         try:
-            metrics = MetricsWriter(self.path, *limits, before, wandb_config)
+            hear = self._callbacks.hear
+            metrics = MetricsWriter(self.path, *limits, before, wandb_config, hear)
         except OSError as error:
             raise RunError(f"cannot write to the run {self.path}: {error.strerror}") from error
         for sentence in loaded.left_out if loaded else ():
@@ -214,7 +219,7 @@ class TrainingRun:
         limit, due = self.config.max_seconds, self._log.due
         # So that the checkpoint is there when the time is up.
         seconds = time.monotonic() - self._started + 2 * self._saving.seconds
-        late = limit is not None and seconds >= limit
+        late = self._callbacks.stop or (limit is not None and seconds >= limit)
         late, due = self._ranks.agree(self._signals, late, due)
         self.finished = late or self.state.steps >= self.config.total_steps
         if (self.finished or due) and (skipped := self._log.write()):
