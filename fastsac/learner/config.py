@@ -53,7 +53,7 @@ class SACConfig:
     precision: Precision = "float32"
     """Of the networks' matmuls and what they return; the rest, weights included, is float32."""
     compile_updates: bool = False
-    """On a CPU with a C++ compiler, make an update one compiled program; a GPU has its graphs."""
+    """On a CPU, compile an update to one program, in C++; not where several processes train."""
 
     def __post_init__(self) -> None:
         require_types(self)

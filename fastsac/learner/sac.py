@@ -46,7 +46,8 @@ class SAC(LearnerState):
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
-        is_compiled = config.compile_updates and self.device.type == "cpu"
+        # With peers their gradients are summed in its middle, by calls that no compiler takes.
+        is_compiled = config.compile_updates and self.device.type == "cpu" and peers is None
         self._compiled = CompiledStep(self, self._fallback) if is_compiled else None
 
     @property

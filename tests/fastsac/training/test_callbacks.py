@@ -1,6 +1,7 @@
 """A program hears of its training and may end it."""
 
 import csv
+import os
 
 import pytest
 
@@ -87,6 +88,7 @@ def test_rank_0_hears_and_ends_the_run_of_all(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys, fastsac\n"
+        f"sys.path.insert(0, {os.getcwd()!r})\n"
         "from tests.fastsac.training.test_callbacks import config\n"
         "heard = []\n"
         "hear = lambda row: heard.append(row) or True\n"

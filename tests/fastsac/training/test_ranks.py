@@ -44,15 +44,15 @@ class Union(fastsac.SAC):
         super().__init__(program.OBS, program.ACTION, config, seed=program.SEED)
         self._generators = [torch.Generator().manual_seed(rank) for rank in range(ranks)]
 
-    def noise(self, like):
+    def noise(self, rows):
         count = len(self._generators)
-        # Its rows are next_obs of all ranks, then obs of all ranks; a rank drew for both at once.
-        passes = len(like) // (count * program.BATCH)
+        # They are of next_obs of all ranks, then of obs of all; a rank drew for both at once.
+        passes = rows // (count * program.BATCH)
         drawn = [
             torch.empty(passes, program.BATCH, program.ACTION).normal_(generator=g)
             for g in self._generators
         ]
-        return torch.stack(drawn, dim=1).reshape(like.shape)
+        return torch.stack(drawn, dim=1).reshape(rows, program.ACTION)
 
 
 def union(ranks, name):
