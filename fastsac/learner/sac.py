@@ -24,7 +24,8 @@ _UPDATES_PER_GRAPH = 64
 class SAC(LearnerState):
     """The learner: acts, and learns from batches or straight from a replay.
 
-    Its arguments and attributes are ``LearnerState``'s, and one more.
+    Its arguments and attributes are ``LearnerState``'s, and one more. ``copy`` and ``pickle`` make
+    an agent of its own, which goes on as this one would.
 
     Args:
         strict: on a GPU, a kernel that does not compile or launch and a CUDA graph that cannot be
@@ -55,6 +56,17 @@ class SAC(LearnerState):
         """What the first update of a run is to say, if it compiles anything; else empty."""
         said = "compiling the updates, half a minute; the next start reads them from a cache"
         return said if self._compiled else ""
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        """What copy and pickle take: an agent's memory is views, which they would cut."""
+        made_of = self.obs_dim, self.action_dim, self.config, self.device
+        return (*made_of, self._fallback.strict, self.state_dict())
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Builds the copy, which captures graphs of its own."""
+        obs_dim, action_dim, config, device, strict, weights = state
+        SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict)
+        self.load_state_dict(weights)
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:

@@ -1,13 +1,15 @@
 """SAC as an object: acting, seeds, saved states, flat parameters, and that it learns."""
 
+import copy
 import io
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
 
-from fastsac import SAC, Batch, ReplayBuffer, SACConfig
+from fastsac import SAC, Batch, Policy, ReplayBuffer, SACConfig
 
 OBS, ACT = 4, 2
 SMALL = SACConfig(hidden_sizes=(16, 16), learning_rate=3e-3)
@@ -195,6 +197,44 @@ def test_a_restored_agent_continues_bit_for_bit(name):
     assert same(agent, restored)
     obs = make_batch(0).obs
     assert torch.equal(agent.act(obs), restored.act(obs))
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+    "pickle": lambda agent: pickle.loads(pickle.dumps(agent)),
+    "in a list": lambda agent: copy.deepcopy([agent, agent])[1],
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_copy_learns_as_the_original_and_apart_from_it(name, way):
+    agent, replay = SAC(OBS, ACT, CONFIGS[name], seed=5), ReplayBuffer(100, OBS, ACT)
+    batch = make_batch(1)
+    replay.add(*batch[:5])
+    agent.learn(replay, 16, 3)
+    train(agent, 0, 3)
+    agent.learning_rate.fill_(1e-3)
+    twin, its_replay = COPIES[way](agent), COPIES["pickle"](replay)
+    start, before = everything(agent), twin.act(batch.obs, deterministic=True)
+    assert same(agent, twin) and twin.updates == agent.updates == 6
+    twin.learn(its_replay, 16, 5)
+    assert not torch.equal(twin.act(batch.obs, deterministic=True), before)
+    assert all(map(torch.equal, everything(agent), start)), "the copy moved the original"
+    agent.learn(replay, 16, 5)
+    train(agent, 3, 2)
+    train(twin, 3, 2)
+    assert same(agent, twin)
+
+
+def test_a_policys_copy_acts_and_is_saved_as_the_policy():
+    policy = Policy.snapshot(SAC(OBS, ACT, CONFIGS["normalised"], seed=5), "task")
+    obs = make_batch(0).obs
+    for way in COPIES.values():
+        twin = way(policy)
+        assert torch.equal(twin(obs), policy(obs))
+        assert torch.equal(twin.state_dict()["actor"], policy.state_dict()["actor"])
 
 
 @pytest.mark.parametrize(
