@@ -1,5 +1,6 @@
 """Tasks of one's own: an MJCF model with an observe and a reward function."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from dm_control.mujoco import Physics as DmPhysics
+from dm_control.mujoco.wrapper import MjModel
 from dm_control.rl import control
 from dm_control.suite import base
 
@@ -16,7 +18,7 @@ import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known
 from fastsac.envs.c_fields import RecordedFields
 from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import small_arrays
-from fastsac.envs.registry import Task, add, name_forms
+from fastsac.envs.registry import Task, add, holding, name_forms
 
 
 def register(
@@ -30,6 +32,7 @@ def register(
     randomised: Sequence[str] = (),
     control_timestep: float = 0.02,
     time_limit: float = 20.0,
+    replace: bool = False,
 ) -> None:
     """Adds a task; every command and function then takes it by name.
 
@@ -49,6 +52,8 @@ def register(
         randomised: the names of MjModel's arrays that initialize writes.
         control_timestep: seconds between actions, a multiple of the model's timestep.
         time_limit: seconds until an episode is truncated.
+        replace: whether to take the place of a task of that name that is not the suite's, as a
+            notebook's cell does that is run again; envs that were made of it keep it.
 
     Raises:
         ValueError: the name is taken or odd, the model does not compile, or the functions do not
@@ -58,6 +63,7 @@ def register(
         raise ValueError(f"a task's name is made of letters, digits, - and _, got {name!r}")
     if not (isinstance(mjcf, str) and mjcf.lstrip().startswith("<")):
         mjcf = Path(mjcf).absolute()
+    model = _Model(mjcf)
     task = Task(
         domain="",
         name=name,
@@ -66,7 +72,7 @@ def register(
         terminate=terminate,
         randomised=tuple(randomised),
         load=lambda random: _environment(
-            mjcf, _Task(task, initialize, random), control_timestep, time_limit
+            model.physics(), _Task(task, initialize, random), control_timestep, time_limit
         ),
     )
     if any(form.fullmatch(name) for form in name_forms()):
@@ -77,7 +83,7 @@ def register(
         _try_out(task)
     except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise ValueError(f"task {name}: {' '.join(str(error).split())}") from error
-    add(task)
+    add(task, replace)
 
 
 def _try_out(task: Task) -> None:
@@ -100,13 +106,30 @@ def _try_out(task: Task) -> None:
             raise ValueError(f"{function} must return a scalar, got an array of {np.shape(value)}")
 
 
+class _Model:
+    """A task's model, read anew for each environment, but within ``registry.held`` once."""
+
+    def __init__(self, mjcf: str | Path):
+        self._mjcf = mjcf
+        self._held_by: object | None = None
+        self._compiled: Any = None
+
+    def physics(self) -> DmPhysics:
+        """Returns dm_control's physics, which may change its model."""
+        holder = holding()
+        if holder is not None and holder is self._held_by:
+            return DmPhysics.from_model(MjModel(copy.copy(self._compiled)))
+        if isinstance(self._mjcf, Path):
+            physics = DmPhysics.from_xml_path(str(self._mjcf))
+        else:
+            physics = DmPhysics.from_xml_string(self._mjcf)
+        self._compiled, self._held_by = copy.copy(physics.model.ptr), holder
+        return physics
+
+
 def _environment(
-    mjcf: str | Path, task: "_Task", control_timestep: float, time_limit: float
+    physics: DmPhysics, task: "_Task", control_timestep: float, time_limit: float
 ) -> control.Environment:
-    if isinstance(mjcf, Path):
-        physics = DmPhysics.from_xml_path(str(mjcf))
-    else:
-        physics = DmPhysics.from_xml_string(mjcf)
     return control.Environment(
         physics, task, control_timestep=control_timestep, time_limit=time_limit
     )

@@ -5,7 +5,9 @@ import difflib
 import os
 import re
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -108,18 +110,25 @@ class Task:
 
 
 _TASKS: dict[str, Task] = {}
-_FILES: dict[str, list[str]] = {}
+_FILES: dict[str, tuple[bytes, list[str]]] = {}  # what each held when it was run, and registered
 _FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., Task]]] = {}
+_held: list[dict[str, Task]] = []  # one for all who hold, once each
 
 
-def add(task: Task) -> Task:
-    """Adds a task to the table, and to gymnasium's as fastsac/NAME-v0, and returns it.
+def add(task: Task, replace: bool = False) -> Task:
+    """Adds a task to the table, and to gymnasium\'s as fastsac/NAME-v0, and returns it.
+
+    Args:
+        task: a new one.
+        replace: whether it may take the place of another that is not the suite's.
 
     Raises:
         ValueError: the name is taken.
     """
-    if task.full_name in _TASKS:
-        raise ValueError(f"task {task.full_name!r} is registered already")
+    taken = _TASKS.get(task.full_name)
+    if taken and (taken.domain or not replace):
+        hint = "the suite has it" if taken.domain else "replace=True puts this one in its place"
+        raise ValueError(f"task {task.full_name!r} is registered already: {hint}")
     _TASKS[task.full_name] = task
     if (name := f"fastsac/{task.full_name}-v0") not in gymnasium.registry:
         gymnasium.register(
@@ -129,6 +138,24 @@ def add(task: Task) -> Task:
             kwargs={"task": task.full_name},
         )
     return task
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Within it a name stays the task that it was at its first use, and that its model.
+
+    So a run is evaluated on what it trains on, whatever is edited or registered meanwhile.
+    """
+    _held.append(_held[0] if _held else {})
+    try:
+        yield
+    finally:
+        _held.pop()
+
+
+def holding() -> object | None:
+    """What is held now, the same object as long as it is; None where nothing is."""
+    return _held[0] if _held else None
 
 
 def add_family(form: str, build: Callable[..., Task]) -> None:
@@ -157,13 +184,21 @@ def families() -> list[str]:
 
 
 def find(name: str) -> Task:
-    """Returns the task of that name.
+    """Returns the task of that name, of a file as it is now.
 
     Raises:
         UnknownTask: no such task; the message has the nearest names.
     """
+    if not _held:
+        return _find(name)
+    task = _held[0].get(name)
+    return task or _held[0].setdefault(name, _find(name))
+
+
+def _find(name: str) -> Task:
     if name in _TASKS:
-        return _TASKS[name]
+        file = next((file for file, (_, names) in _FILES.items() if name in names), None)
+        return _find_in_file(file, name) if file and os.path.isfile(file) else _TASKS[name]
     if match := re.fullmatch(r"(.+\.py)(?::(.+))?", name):
         return _find_in_file(*match.groups())
     for pattern, build in _FAMILIES.values():
@@ -178,20 +213,18 @@ def find(name: str) -> Task:
 
 
 def _find_in_file(path: str, name: str | None) -> Task:
-    """Runs a Python file that registers tasks, once, and returns the one of that name."""
+    """Runs a Python file that registers tasks, where it is another than it was; returns one."""
     file = os.path.realpath(path)
-    if file not in _FILES:
-        if not os.path.isfile(file):
-            raise UnknownTask(f"there is no file {path!r}")
-        before = set(_TASKS)
-        try:
-            runpy.run_path(file, run_name="fastsac_task")
-        except Exception as error:
-            for added in set(_TASKS) - before:
-                del _TASKS[added]
-            raise UnknownTask(f"{path}: {type(error).__name__}: {error}") from error
-        _FILES[file] = sorted(set(_TASKS) - before)
-    found = _FILES[file]
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        missing = not os.path.isfile(file)
+        what = f"there is no file {path!r}" if missing else f"cannot read {path}: {error.strerror}"
+        raise UnknownTask(what) from error
+    was, found = _FILES.get(file, (None, []))
+    if content != was:
+        found = _registered_by(file, path, found)
+        _FILES[file] = content, found
     if name is None and len(found) == 1:
         return _TASKS[found[0]]
     if name in found:
@@ -200,3 +233,18 @@ def _find_in_file(path: str, name: str | None) -> Task:
         f"registers {', '.join(found)}: name one as {path}:NAME" if found else "registers no task"
     )
     raise UnknownTask(f"{path} {what}")
+
+
+def _registered_by(file: str, path: str, before: list[str]) -> list[str]:
+    """Runs a file and returns the names of its tasks, which take the place of those before."""
+    kept = dict(_TASKS)
+    for name in before:
+        _TASKS.pop(name, None)
+    others = dict(_TASKS)
+    try:
+        runpy.run_path(file, run_name="fastsac_task")
+    except Exception as error:
+        _TASKS.clear()
+        _TASKS.update(kept)
+        raise UnknownTask(f"{path}: {type(error).__name__}: {error}") from error
+    return sorted(name for name, task in _TASKS.items() if task is not others.get(name))

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from fastsac.envs.registry import held
 from fastsac.errors import ConfigError
 from fastsac.training.callbacks import Callback, Callbacks
 from fastsac.training.config import TrainConfig, recorded_config
@@ -97,7 +98,7 @@ def resume(
 
 def _run(config: TrainConfig, resumed: Path | None, callbacks: Callbacks) -> TrainResult:
     try:
-        with joined() as ranks:
+        with held(), joined() as ranks:
             if ranks.rank:
                 return _follow(config, ranks)
             return _lead(config, resumed or ranks.remembered(), ranks, callbacks)
