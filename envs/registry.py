@@ -116,7 +116,7 @@ _held: list[dict[str, Task]] = []  # one for all who hold, once each
 
 
 def add(task: Task, replace: bool = False) -> Task:
-    """Adds a task to the table, and to gymnasium\'s as fastsac/NAME-v0, and returns it.
+    """Adds a task to the table, and to gymnasium's as fastsac/NAME-v0, and returns it.
 
     Args:
         task: a new one.
