@@ -101,7 +101,10 @@ class _Torchrun(Ranks):
         # torchrun's store, which lives through its restarts.
         self._kept = _connect(number, hosts)
         self._store = dist.PrefixStore(f"attempt {restarts}", self._kept)
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # Of a rank without a GPU among others that have one, require_alike says so later.
+        self._store.set(f"gpu {self.rank}", str(torch.cuda.is_available()))
+        all_have = all(self._store.get(f"gpu {rank}") == b"True" for rank in range(self.size))
+        backend = "cpu:gloo,cuda:nccl" if all_have else "gloo"
         group = dist.PrefixStore("group", self._store)
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=self.size, timeout=_PATIENCE
