@@ -37,11 +37,12 @@ def checked_options(options: Any, num_envs: int) -> tuple[np.ndarray | None, boo
         raise ValueError(
             f"unknown reset option {unknown.pop()!r}; there are spread_clocks and reset_mask"
         )
-    spread, mask = options.get("spread_clocks", False), options.get("reset_mask")
+    spread = options.get("spread_clocks", False)
     if not isinstance(spread, bool):
         raise ValueError(f"spread_clocks is a bool, got {spread!r}")
-    if mask is None:
+    if "reset_mask" not in options:
         return None, spread
+    mask = options["reset_mask"]
     which = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if which.dtype != bool or which.shape != (num_envs,) or not which.any():
         raise ValueError(

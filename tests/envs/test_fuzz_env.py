@@ -113,14 +113,17 @@ anything = st.one_of(
 
 
 any_options = st.dictionaries(
-    st.sampled_from(["spread_clocks", "spread", 1, None]),
+    st.sampled_from(["spread_clocks", "reset_mask", "spread", 1, None]),
     st.one_of(anything, st.booleans()),
     max_size=2,
 )
 make_arguments = st.dictionaries(
-    st.sampled_from(["num_envs", "engine", "device", "seed", "solver", "randomize"]),
+    st.sampled_from("num_envs engine device seed solver randomize array autoreset_mode".split()),
     st.one_of(
-        anything, st.sampled_from([10**9, *"cpu cuda cpu:0 meta cuda:x native fast".split()])
+        anything,
+        st.sampled_from(
+            [10**9, *"cpu cuda cpu:0 meta cuda:x native fast numpy jax Disabled".split()]
+        ),
     ),
     min_size=1,
     max_size=3,
