@@ -51,7 +51,7 @@ class GymnasiumVectorEnv(VectorEnv):
         self.render_mode, self.frame_size = _checked(**picture)
         first = _drawn_seed() if seed is None else seed
         env = make(task, num_envs, seed=first, array="numpy", **of_make)
-        mode = env.autoreset_mode
+        mode, env.closed = env.autoreset_mode, True  # its engine goes over to this one
         super().__init__(env.engine, env.num_envs, env.device, first, "numpy", mode)
         self.remake = remake
         self._clocks = np.zeros(env.num_envs, np.int64)

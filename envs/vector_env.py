@@ -50,6 +50,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         frame_size: width and height of what ``render`` returns, in pixels; dm_control's.
     """
 
+    closed = True  # until there is something to close: gymnasium 1.1 closes what is collected
     render_mode: str | None = "rgb_array"
     frame_size = (320, 240)
     remake: Callable[[], "VectorEnv"] | None = None
@@ -93,6 +94,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.single_action_space = gymnasium.spaces.Box(-1, 1, (self.action_dim,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self.closed = False
 
     def reset(
         self,
