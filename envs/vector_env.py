@@ -96,6 +96,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.closed = False
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Refuses ``copy`` and ``pickle``.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a VectorEnv holds threads and MuJoCo's worlds and cannot be copied or pickled: make "
+            "another, and give it this one's state_dict()"
+        )
+
     def reset(
         self,
         *,

@@ -68,6 +68,17 @@ class SAC(LearnerState):
         SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict)
         self.load_state_dict(weights)
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        """What copy and pickle take: an agent's memory is views, which they would cut."""
+        made_of = self.obs_dim, self.action_dim, self.config, self.device
+        return (*made_of, self._fallback.strict, self.state_dict())
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Builds the copy, which captures graphs of its own."""
+        obs_dim, action_dim, config, device, strict, weights = state
+        SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict)
+        self.load_state_dict(weights)
+
     @torch.no_grad()
     def act(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
         """Returns actions (B, A) in [-1, 1] for observations (B, obs_dim).
