@@ -45,9 +45,8 @@ class EndedWorlds:
         if begun.any():
             where = self._tensor(begun, step.obs)
             obs = torch.where(where[:, None], self._engine.restart(begun), step.obs)
-            flags = (step.terminated, step.truncated, step.invalid, step.done)
-            reward = step.reward.masked_fill(where, 0)
-            step = Step(obs, obs.clone(), reward, *(flag & ~where for flag in flags))
+            others = (x.masked_fill(where, 0) for x in step[2:])
+            step = Step(obs, obs.clone(), *others)
             self._ended &= ~begun
         self._last_obs = step.obs.clone()
         return step

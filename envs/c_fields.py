@@ -24,8 +24,14 @@ class RecordedFields:
         self._data, self.names = data, set[str]()
 
     def __getattr__(self, name: str) -> jax.Array:
+        value = getattr(self._data, name)
+        if not isinstance(value, np.ndarray | float | int):
+            raise AttributeError(
+                f"physics.{name} is no array: there are MuJoCo's of fixed size, such as qpos, xpos "
+                "and actuator_force, and body, geom, site, joint, joints, sensor and sensors"
+            )
         self.names.add(name)
-        return jax.numpy.asarray(shaped(name, np.array(getattr(self._data, name))))
+        return jax.numpy.asarray(shaped(name, np.array(value)))
 
 
 class RecordedModelFields(dict[str, Any]):

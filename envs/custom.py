@@ -1,8 +1,11 @@
 """Tasks of one's own: an MJCF model with an observe and a reward function."""
 
 import copy
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +16,11 @@ from dm_control.mujoco import Physics as DmPhysics
 from dm_control.mujoco.wrapper import MjModel
 from dm_control.rl import control
 from dm_control.suite import base
+from mujoco.batch import Batch
 
 import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known to be taken)
 from fastsac.envs.c_fields import RecordedFields
+from fastsac.envs.outcome import outcome_of
 from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import small_arrays
 from fastsac.envs.registry import Task, add, holding, name_forms
@@ -59,11 +64,16 @@ def register(
         ValueError: the name is taken or odd, the model does not compile, or the functions do not
             fit it.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
+    if not (isinstance(name, str) and name.replace("-", "").replace("_", "").isalnum()):
         raise ValueError(f"a task's name is made of letters, digits, - and _, got {name!r}")
-    if not (isinstance(mjcf, str) and mjcf.lstrip().startswith("<")):
-        mjcf = Path(mjcf).absolute()
-    model = _Model(mjcf)
+    optional = {"terminate": terminate, "initialize": initialize}
+    functions = {"observe": observe, "reward": reward} | optional
+    for what, function in functions.items():
+        if not (callable(function) or what in optional and function is None):
+            raise ValueError(f"task {name}: {what} must be a function, got {function!r}")
+    if isinstance(randomised, str):
+        raise ValueError(f"task {name}: randomised must be a list of names, got {randomised!r}")
+    model = _Model(_path_or_xml(name, mjcf))
     task = Task(
         domain="",
         name=name,
@@ -77,8 +87,10 @@ def register(
     )
     if any(form.fullmatch(name) for form in name_forms()):
         raise ValueError(f"task {name!r} is the suite's")
-    if time_limit <= 0:
-        raise ValueError(f"task {name}: time_limit must be positive, got {time_limit}")
+    for limit, seconds in (("time_limit", time_limit), ("control_timestep", control_timestep)):
+        finite = limit == "time_limit" or seconds != math.inf
+        if not (isinstance(seconds, int | float) and seconds > 0 and finite):  # nor is NaN
+            raise ValueError(f"task {name}: {limit} must be positive, got {seconds!r}")
     try:
         _try_out(task)
     except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError) as error:
@@ -86,24 +98,54 @@ def register(
     add(task, replace)
 
 
+def _path_or_xml(name: str, mjcf: Any) -> str | Path:
+    """Returns XML without a byte order mark, or a path."""
+    if not isinstance(mjcf, str | os.PathLike):
+        got = type(mjcf).__name__
+        raise ValueError(f"task {name}: mjcf must be XML or the path of a file, got {got}")
+    text = str(mjcf).removeprefix("\ufeff").strip()
+    if not text or "\0" in text:
+        raise ValueError(f"task {name}: mjcf is {'no path' if text else 'empty'}")
+    return text if text.startswith("<") else Path(mjcf).absolute()
+
+
 def _try_out(task: Task) -> None:
     """Starts an episode and calls all of the task's functions."""
     assert task.load
     env = task.load(0)
+    _try_functions(task, env)
     before = {k: v.copy() for k, v in small_arrays(env.physics.model.ptr).items()}
     env.reset()
     for name, value in small_arrays(env.physics.model.ptr).items():
         seen_only = "rgba" in name or name.startswith(("light_", "cam_", "mat_"))
         if not (name in task.randomised or seen_only or np.array_equal(value, before[name])):
             raise ValueError(f"initialize writes {name}: name it in randomised")
-    if not env.physics.model.nu:
+    model = env.physics.model
+    if not model.nu:
         raise ValueError("the model has no actuators")
-    if not sum(part.size for part in env.task.get_observation(env.physics).values()):
-        raise ValueError("observe returns no numbers")
-    for function in ("reward", "terminate"):
-        value = getattr(task, function) and env.task.evaluate(getattr(task, function), env.physics)
-        if np.shape(value):
-            raise ValueError(f"{function} must return a scalar, got an array of {np.shape(value)}")
+    if unlimited := [i for i in range(model.nu) if not model.actuator_ctrllimited[i]]:
+        names = ", ".join(model.id2name(i, "actuator") or f"number {i}" for i in unlimited)
+        logging.getLogger("fastsac").warning(
+            "task %s: actuators without ctrlrange take actions of [-1, 1] as they are: %s",
+            task.name,
+            names,
+        )
+
+
+def _try_functions(task: Task, env: Any) -> None:
+    """Runs what the engines compile, and finds out whether they have what it reads."""
+    env.task.evaluate(lambda physics: outcome_of(task, physics), env.physics)
+    batch = Batch(env.physics.model.ptr, 1, 1)
+    for name in ("observe", "reward", "terminate"):
+        data = RecordedFields(env.physics.data.ptr)
+        rows = {k: np.array(getattr(env.physics.model, k)) for k in task.randomised}
+        if function := getattr(task, name):
+            jax.eval_shape(partial(function, Physics(env.physics.model.ptr, data, rows)))
+        for field in sorted(data.names):
+            try:
+                batch.bind(field)
+            except (ValueError, TypeError) as error:
+                raise TypeError(f"{name} reads physics.{field}: {error}") from error
 
 
 class _Model:
@@ -171,7 +213,8 @@ class _Task(base.Task):
         rows = {name: np.array(getattr(model, name)) for name in self._task.randomised}
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
             if function not in self._compiled:
-                function(Physics(model, data, rows))  # to learn which fields it reads
+                # To learn which fields it reads.
+                jax.eval_shape(lambda: function(Physics(model, data, rows)))
                 compiled = jax.jit(
                     lambda fields, rows: function(Physics(model, SimpleNamespace(**fields), rows))
                 )

@@ -43,8 +43,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     ``reset(options={"reset_mask": ...})``. Both wait for the device at each step.
 
     ``info`` of a step: ``final_obs`` (B, obs_dim), the observation the step led to, in every
-    world; ``_final_obs`` (B,) bool, where an episode ended; ``invalid`` (B,) bool, where the
-    physics diverged: that world was truncated and reset, its reward and final_obs are zeros.
+    world; ``_final_obs`` (B,) bool, where an episode ended; ``invalid`` (B,) bool, where a fault
+    truncated it: that world was reset, its reward and final_obs are zeros; ``fault`` (B,) uint8: 1
+    the physics diverged, 2 the observation or 3 the reward was not finite, else 0.
 
     Attributes:
         frame_size: width and height of what ``render`` returns, in pixels; dm_control's.
@@ -321,7 +322,12 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def _info(self, step: Step) -> dict[str, Array]:
         """Returns the info of a step, whose arrays are the user's already."""
-        return {"final_obs": step.final_obs, "_final_obs": step.done, "invalid": step.invalid}
+        return {
+            "final_obs": step.final_obs,
+            "_final_obs": step.done,
+            "invalid": step.invalid,
+            "fault": step.fault,
+        }
 
     def _handed_out(self, tensor: torch.Tensor) -> Array:
         return self._hand_out(tensor) if self._hand_out else tensor

@@ -166,10 +166,11 @@ def _eval(args: list[str]) -> None:
     result = evaluate_run(parsed.run, parsed.episodes, parsed.seed, parsed.backend)
     if parsed.json:
         print(json.dumps(result.as_dict()))
-        return
-    _print_returns(result.returns)
-    print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
-    _print_diverged(result.diverged)
+    else:
+        _print_returns(result.returns)
+        print(f"return in {result.backend}: {result.mean:.1f} +- {result.std:.1f}")
+        _print_diverged(result.diverged)
+    result.require_finite(parsed.run)
 
 
 def _print_returns(returns: Sequence[float]) -> None:

@@ -22,7 +22,7 @@ class CheckError(UserError):
 
 
 class NotFiniteError(UserError):
-    """Losses or gradients that are no numbers, too often in a row."""
+    """Rewards, losses or gradients that are no numbers, too often in a row, or a return."""
 
     exit_code = 3
 

@@ -17,8 +17,8 @@ class Step(NamedTuple):
         final_obs: (B, obs_dim) float32, the observation that the step led to, before any reset.
         reward: (B,) float32.
         terminated: (B,) bool, the task ended the episode.
-        truncated: (B,) bool, the time limit or a diverged state ended it.
-        invalid: (B,) bool, the world diverged: its reward and final_obs are zeros.
+        truncated: (B,) bool, the time limit or a fault ended it.
+        fault: (B,) uint8, one of ``outcome``'s where the reward and final_obs are zeros, else 0.
         done: (B,) bool, terminated or truncated.
     """
 
@@ -27,8 +27,13 @@ class Step(NamedTuple):
     reward: torch.Tensor
     terminated: torch.Tensor
     truncated: torch.Tensor
-    invalid: torch.Tensor
+    fault: torch.Tensor
     done: torch.Tensor
+
+    @property
+    def invalid(self) -> torch.Tensor:
+        """(B,) bool, where there is a fault."""
+        return self.fault > 0
 
 
 class Engine(Protocol):

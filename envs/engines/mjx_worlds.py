@@ -130,7 +130,7 @@ class TracedWorlds:
         worlds, obs = worlds._replace(data=data, clocks=clocks), result.obs
         if self.autoreset:
             worlds, obs = self._reset_where(done, worlds, obs)
-        step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
+        step = (obs, result.obs, result.reward, terminated, truncated, result.fault, done)
         return worlds, step
 
     def _reset_where(self, done: jax.Array, worlds: Worlds, obs: jax.Array) -> Any:

@@ -29,7 +29,7 @@ from fastsac.envs.dlpack import aliased, aligned
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.world_models import WorldModels
 from fastsac.envs.initial_states import InitialStates, Rows
-from fastsac.envs.outcome import endings, observation, outcome
+from fastsac.envs.outcome import DIVERGED, endings, observation, outcome
 from fastsac.envs.registry import Task
 from fastsac.envs.suite import STATE, Suite
 
@@ -131,15 +131,16 @@ class NativeEngine:
         else:
             self._step()
         self._clocks += 1
-        obs, reward, (terminated, truncated, invalid, done) = self._outcomes()
+        obs, reward, (terminated, truncated, fault, done) = self._outcomes()
         if (self._batch.warning[:, :, 1] != self._warned_before).any():
             warned = self._count_warnings()
             # The state is MuJoCo's reset one, finite but not the step's result.
             obs[warned], reward[warned], terminated[warned] = 0, 0, False
-            for flag in (truncated, invalid, done):
+            fault[warned] = DIVERGED
+            for flag in (truncated, done):
                 flag |= warned
         next_obs = self._reset_where(done, obs) if self.autoreset else obs.copy()
-        arrays = (next_obs, obs, reward, terminated, truncated, invalid, done)
+        arrays = (next_obs, obs, reward, terminated, truncated, fault, done)
         return Step(*map(torch.from_numpy, arrays))
 
     def clocks(self) -> torch.Tensor:
@@ -254,17 +255,18 @@ class NativeEngine:
         obs = self._evaluate(self._observation)
         return obs.view(np.float32).reshape(self._num_envs, -1)
 
-    def _outcomes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns obs (B, obs_dim), reward (B,), and flags (4, B) bool.
+    def _outcomes(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Returns obs (B, obs_dim), reward (B,), and what became of the episodes, each (B,).
 
-        The flags say who terminated, was truncated, is invalid, and whose episode is done.
+        Which are: terminated and truncated, bool, the fault, uint8, and done, bool.
         """
         words, size = self._evaluate(self._outcome), self._num_envs * self.obs_dim
-        reward, flags = words[size : size + self._num_envs], words[size + self._num_envs :]
+        reward = words[size : size + self._num_envs]
+        flags = words[size + self._num_envs :].view(np.uint8)
         return (
             words[:size].view(np.float32).reshape(self._num_envs, -1),
             reward.view(np.float32),
-            flags.view(bool).reshape(4, -1),
+            [row if i == 2 else row.view(bool) for i, row in enumerate(flags.reshape(4, -1))],
         )
 
     def _evaluate(self, compiled: Any) -> np.ndarray:
@@ -285,8 +287,8 @@ class NativeEngine:
         def step(fields: Rows, rows: Rows, clocks: jax.Array) -> list[jax.Array]:
             result = jax.vmap(self._of_world(outcome))(fields, rows)
             terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
-            flags = [terminated, truncated, ~result.valid, done]
-            bytes_of_words = jax.numpy.stack(flags).reshape(-1, 4).astype("uint8")
+            flags = [x.astype("uint8") for x in (terminated, truncated, result.fault, done)]
+            bytes_of_words = jax.numpy.stack(flags).reshape(-1, 4)
             return [result.obs, result.reward, bytes_of_words]
 
         return self._compile(step)

@@ -266,7 +266,7 @@ class WarpEngine:
         if self.autoreset:
             began = self._begun_anew(done, obs, fields, clocks, pool, filled, taken)
             obs, state, clocks, taken = began
-        step = (obs, result.obs, result.reward, terminated, truncated, ~result.valid, done)
+        step = (obs, result.obs, result.reward, terminated, truncated, result.fault, done)
         return step, state, clocks, taken
 
     def _begun_anew(

@@ -87,12 +87,13 @@ class Policy:
         """Maps observations (obs_dim,) or (B, obs_dim) to actions in [-1, 1] of the same kind.
 
         Raises:
-            TypeError: obs holds complex numbers.
+            TypeError: obs holds no real numbers.
             ValueError: obs has another size.
         """
         if "complex" in str(getattr(obs, "dtype", "")):
             raise TypeError("a policy takes real observations, got complex ones")
-        tensor = torch.as_tensor(obs, dtype=torch.float32, device=self._device)
+        given: Any = obs if isinstance(obs, torch.Tensor) else _numbers(obs)
+        tensor = torch.as_tensor(given, dtype=torch.float32, device=self._device)
         if tensor.dim() not in (1, 2) or tensor.shape[-1] != self.obs_dim:
             raise ValueError(
                 f"a policy for {self.task} takes observations ({self.obs_dim},) or "
@@ -101,3 +102,14 @@ class Policy:
         action = self.network(torch.atleast_2d(tensor))
         action = action.reshape(*tensor.shape[:-1], self.action_dim)
         return action if isinstance(obs, torch.Tensor) else action.cpu().numpy()
+
+
+def _numbers(obs: Any) -> np.ndarray:
+    """Returns a copy in float32: torch takes no strides below 0 and no foreign byte order."""
+    try:
+        array = np.asarray(obs)
+        if array.dtype.kind in "OSU":
+            raise TypeError(f"got {array.dtype}")
+        return np.array(array, np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a policy takes arrays of real numbers: {error}") from error

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from fastsac.runs.statistics import Curve
 
 METRICS = "metrics.csv"
 _COLUMNS = ("step", "seconds", "eval_return", "eval_return_std")
+_NO_RETURNS = ("nan", "inf", "-inf")
 # What each must be, since everything else depends on it.
 _CONFIG_TYPES = {"task": str, "preset": str, "seed": int, "total_steps": int}
-_RESULT_TYPES = {"mean": (int, float), "std": (int, float)}
+_RESULT_TYPES = {"mean": (int, float, NoneType), "std": (int, float, NoneType)}
 
 Json = dict[str, Any]
 
@@ -29,10 +31,14 @@ def read_config(run: Path) -> Json:
 
 
 def read_result(run: Path) -> Json | None:
-    """Returns what a run ended with, None where it did not; RunError where that is damaged."""
+    """Returns what a run ended with, None where it did not; RunError where that is damaged.
+
+    Of a return that is no finite number mean and std are NaN, for which JSON has null.
+    """
     if not (run / RESULT).exists():
         return None
-    return _checked(run / RESULT, _RESULT_TYPES)
+    result = _checked(run / RESULT, _RESULT_TYPES)
+    return result | {k: math.nan for k in _RESULT_TYPES if result[k] is None}
 
 
 def read_machine(run: Path) -> Json:
@@ -65,7 +71,8 @@ def read_metrics(run: Path) -> tuple[Curve, int]:
 
     Returns:
         Columns step, seconds, eval_return and eval_return_std, float64, a value an evaluation (and
-        only the later ones of steps that a resumed run did again), and the steps done so far.
+        only the later ones of steps that a resumed run did again, and none whose return is no
+        finite number), and the steps done so far.
 
     Raises:
         RunError: it is missing or damaged, with the line.
@@ -92,12 +99,18 @@ def read_metrics(run: Path) -> tuple[Curve, int]:
             raise RunError(f"{file}, line {number}: {len(cells)} columns instead of {len(names)}")
         row = dict(zip(names, cells, strict=True))
         asked = _COLUMNS if row["eval_return"] else _COLUMNS[:2]
-        values = [_number(row[c], f"{file}, line {number}: {c}") for c in asked]
+        values = [
+            math.nan
+            if row[c] in _NO_RETURNS and c in _COLUMNS[2:]
+            else _number(row[c], f"{file}, line {number}: {c}")
+            for c in asked
+        ]
         steps = max(steps, values[0])
         if row["eval_return"]:
             while rows and rows[-1][0] >= values[0]:
                 rows.pop()
-            rows.append(values)
+            if all(map(math.isfinite, values)):
+                rows.append(values)
     columns = np.array(rows, np.float64).reshape(-1, len(_COLUMNS)).T
     return dict(zip(_COLUMNS, columns, strict=True)), int(steps)
 
@@ -177,6 +190,9 @@ def print_runs(directory: Path, as_json: bool = False) -> None:
     rows = [describe(run) for run in find_runs(directory)]
     rows.sort(key=lambda row: (row["age_seconds"] is None, row["age_seconds"], row["run"]))
     if as_json:
+        for row in rows:
+            if row["eval_return"] is not None and math.isnan(row["eval_return"]):
+                row["eval_return"] = None
         print(json.dumps(rows, indent=2))
         return
     if not rows:

@@ -34,6 +34,8 @@ COLUMNS = (
     "actor_loss",
     "alpha_loss",
     "invalid_transitions",
+    "bad_observations",
+    "bad_rewards",
     "skipped_updates",
 )
 # A pipe gets a line this often, a terminal one line that is rewritten.

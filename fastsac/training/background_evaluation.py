@@ -1,6 +1,7 @@
 """Evaluation beside the training, in a thread of its own, and what becomes of its results."""
 
 import collections
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -173,7 +174,7 @@ class RunEvaluations:
 
     def _write(self, policy: Policy, counters: Counters, result: Evaluation) -> None:
         returns = {"eval_return": result.mean, "eval_return_std": result.std}
-        if result.mean > self.best:
+        if math.isfinite(result.mean) and result.mean > self.best:
             try:
                 self._checkpoints.save_best(policy, counters | returns)
                 self.best = result.mean

@@ -12,9 +12,10 @@ import torch
 from dm_control.rl.control import PhysicsError
 
 from fastsac.envs import VectorEnv, make
+from fastsac.envs.outcome import BAD_REWARD
 from fastsac.envs.registry import find
 from fastsac.envs.suite import ENDLESS, action_range, load
-from fastsac.errors import CheckpointError, ConfigError
+from fastsac.errors import CheckpointError, ConfigError, NotFiniteError
 from fastsac.runs.checkpoint_file import FOLDER
 from fastsac.runs.directory import recorded_task
 from fastsac.runs.policy_file import load_policy
@@ -32,7 +33,7 @@ class Evaluation:
         seed: of the initial states.
         returns: one per episode, in the order they were run.
         diverged: episodes that ended early because the physics diverged; their returns are those
-            until then.
+            until then. Of one with a reward that is no finite number the return is NaN.
     """
 
     backend: str
@@ -51,8 +52,23 @@ class Evaluation:
         return float(np.std(self.returns))
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures for programs."""
-        return {**dataclasses.asdict(self), "mean": self.mean, "std": self.std}
+        """The figures for programs, None for what is no number: JSON has no NaN."""
+        mean, std, *returns = (
+            x if math.isfinite(x) else None for x in (self.mean, self.std, *self.returns)
+        )
+        return {**dataclasses.asdict(self), "returns": returns, "mean": mean, "std": std}
+
+    def require_finite(self, task: str) -> None:
+        """Refuses a return that is no finite number.
+
+        Raises:
+            NotFiniteError: one episode's or more.
+        """
+        if bad := sum(not math.isfinite(x) for x in self.returns):
+            raise NotFiniteError(
+                f"{task} has no return: in {bad} of {len(self.returns)} episodes a reward in "
+                f"{self.backend} is no finite number"
+            )
 
 
 def evaluate(
@@ -102,7 +118,8 @@ def evaluate_in(
             break
         obs, reward, terminated, truncated, info = env.step(policy(obs))
         totals += reward * running
-        diverged += int((info["invalid"] & running).sum())
+        totals[running & (info["fault"] == BAD_REWARD)] = math.nan
+        diverged += int((info["invalid"] & (info["fault"] != BAD_REWARD) & running).sum())
         running &= ~(terminated | truncated)
     return Evaluation("engine", seed, tuple(totals.tolist()), diverged)
 
@@ -186,5 +203,5 @@ def in_dm_control(
                 diverged += 1
                 break
             total += float(timestep.reward)
-        returns.append(total)
+        returns.append(total if math.isfinite(total) else math.nan)
     return returns, diverged

@@ -61,13 +61,13 @@ class Follower:
         """Does what rank 0's does with all ranks.
 
         Raises:
-            NotFiniteError: too many updates in a row were skipped.
+            NotFiniteError: nothing will come of the run any more.
         """
         late, due = self._ranks.agree(self._signals, False, False)
         self.finished = late or self.state.steps >= self.config.total_steps
-        if (self.finished or due) and (skipped := self._log.write()):
+        if (self.finished or due) and (reason := self._log.write(self.finished)):
             self._saving.save()
-            raise NotFiniteError(f"the last {skipped} updates were skipped")
+            raise NotFiniteError(reason)
         if not self.finished and self.state.crossed(self.config.checkpoint_every):
             self._saving.save()
 

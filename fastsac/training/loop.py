@@ -52,7 +52,8 @@ def train(
 
     Raises:
         UserError: the configuration cannot be run here; nothing was trained.
-        NotFiniteError: too many updates in a row were skipped; there is a checkpoint.
+        NotFiniteError: too many updates in a row were skipped, or no reward or observation was a
+            finite number, or the return is none; there is a checkpoint.
         RankError: another rank of torchrun has ended.
     """
     return _run(config, None, Callbacks(on_log, on_evaluation))
@@ -153,6 +154,7 @@ def train_loop(config: TrainConfig, run: TrainingRun | Follower, signals: StopSi
             state.replay.add(*batch)
         state.episodes.add(reward, ends, valid)
         state.invalid += info["invalid"].sum()
+        state.faults.add(info["fault"], state.steps)
         state.steps += state.worlds
         state.obs = obs
         run.after_step()

@@ -213,7 +213,7 @@ class TrainingRun:
         """Logs, evaluates and saves when it is time to.
 
         Raises:
-            NotFiniteError: too many updates in a row were skipped; a checkpoint was saved.
+            NotFiniteError: nothing will come of the run any more; a checkpoint was saved.
             Exception: whatever stopped the thread that draws initial states.
         """
         limit, due = self.config.max_seconds, self._log.due
@@ -222,12 +222,9 @@ class TrainingRun:
         late = self._callbacks.stop or (limit is not None and seconds >= limit)
         late, due = self._ranks.agree(self._signals, late, due)
         self.finished = late or self.state.steps >= self.config.total_steps
-        if (self.finished or due) and (skipped := self._log.write()):
+        if (self.finished or due) and (reason := self._log.write(self.finished)):
             self._save()
-            raise NotFiniteError(
-                f"the last {skipped} updates had losses or gradients that are no finite numbers "
-                f"and were skipped; the weights before them are in {self._saving.newest}"
-            )
+            raise NotFiniteError(f"{reason}; the weights before them are in {self._saving.newest}")
         self._evaluations.report()
         if self.finished:  # save_last saves and finish evaluates
             return
@@ -246,7 +243,11 @@ class TrainingRun:
             )
 
     def finish(self) -> TrainResult:
-        """Evaluates in dm_control and reports."""
+        """Evaluates in dm_control and reports.
+
+        Raises:
+            NotFiniteError: the return is no finite number.
+        """
         snapshot = self._evaluations.snapshot()
         self._evaluations.report_all()
         self._save()  # once more, now that it asks for no evaluation
@@ -255,6 +256,7 @@ class TrainingRun:
         done = TrainResult(self.path, self.state.steps, self.state.updates, seconds, result)
         self._report(done)
         self._ranks.publish(done)
+        result.require_finite(self.config.task)
         return done
 
     def _save(self, required: bool = False) -> Path | None:

@@ -14,6 +14,7 @@ from fastsac.learner.sac import SAC
 from fastsac.seeding import stream_seed
 from fastsac.training.config import TrainConfig
 from fastsac.training.episodes import EpisodeReturns
+from fastsac.training.faults import Faults
 from fastsac.training.memory_plan import memory_plan, require_worlds
 from fastsac.training.ranks import ALONE, Ranks
 from fastsac.training.without_gpu import notice
@@ -43,7 +44,8 @@ class TrainingState:
         obs: (B, obs_dim) what to act on next.
         steps: environment steps so far, of all processes.
         updates: gradient updates so far.
-        invalid: () int64 transitions lost to diverged physics here, on the device.
+        invalid: () int64 transitions lost to diverged physics and other faults, here, on the device.
+        faults: those of observations and rewards among them.
         learns_from: the environment steps after which updates begin.
 
     Raises:
@@ -75,6 +77,7 @@ class TrainingState:
         self.returns = NStepReturns(config.n_step, config.sac.gamma)
         self.steps = self.updates = 0
         self.invalid = torch.zeros((), dtype=torch.int64, device=device)
+        self.faults = Faults(config.num_envs, device, self.ranks.rank * config.num_envs)
         self.learns_from = self._learning_starts = config.learning_starts
         self._random = torch.Generator(device).manual_seed(stream_seed(seed, "actions"))
         self.obs = torch.zeros(config.num_envs, obs_dim, device=device)
@@ -121,6 +124,7 @@ class TrainingState:
             "replay": self.replay.state_dict(),
             "returns": self.returns.state_dict(),
             "episodes": self.episodes.state_dict(),
+            "faults": self.faults.state_dict(),
             "obs": self.obs,
             "actions": self._random.get_state(),
             "counters": {
@@ -159,6 +163,7 @@ class TrainingState:
         self.replay.load_state_dict(state["replay"], parts)
         self.returns.load_state_dict(self._to_device(state["returns"]))
         self.episodes.load_state_dict(state["episodes"])
+        self.faults.load_state_dict(state["faults"])
         self.obs = self._to_device(state["obs"])
         self._random.set_state(state["actions"])
         self.steps, self.updates = counters["steps"], counters["updates"]

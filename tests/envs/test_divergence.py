@@ -190,7 +190,9 @@ def crowd(spheres, memory):
         <body><joint name="a" type="slide" axis="1 0 0"/>{spheres}</body>
         <body pos="1 0 0"><joint name="b" type="slide" axis="1 0 0"/>{spheres}</body>
       </worldbody>
-      <actuator><motor joint="a"/><motor joint="b" gear="1e12"/></actuator>
+      <actuator>
+        <motor joint="a" ctrlrange="-1 1"/><motor joint="b" ctrlrange="-1 1" gear="1e12"/>
+      </actuator>
     </mujoco>"""
 
 

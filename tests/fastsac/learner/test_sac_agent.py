@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 
-from fastsac import SAC, Batch, Policy, ReplayBuffer, SACConfig
+from fastsac import SAC, Batch, ReplayBuffer, SACConfig
 
 OBS, ACT = 4, 2
 SMALL = SACConfig(hidden_sizes=(16, 16), learning_rate=3e-3)
@@ -226,15 +226,6 @@ def test_a_copy_learns_as_the_original_and_apart_from_it(name, way):
     train(agent, 3, 2)
     train(twin, 3, 2)
     assert same(agent, twin)
-
-
-def test_a_policys_copy_acts_and_is_saved_as_the_policy():
-    policy = Policy.snapshot(SAC(OBS, ACT, CONFIGS["normalised"], seed=5), "task")
-    obs = make_batch(0).obs
-    for way in COPIES.values():
-        twin = way(policy)
-        assert torch.equal(twin(obs), policy(obs))
-        assert torch.equal(twin.state_dict()["actor"], policy.state_dict()["actor"])
 
 
 @pytest.mark.parametrize(
