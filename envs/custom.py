@@ -20,10 +20,12 @@ from mujoco.batch import Batch
 
 import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known to be taken)
 from fastsac.envs.c_fields import RecordedFields
+from fastsac.envs.devices import ENVIRONMENTS
 from fastsac.envs.outcome import outcome_of
 from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import small_arrays
 from fastsac.envs.registry import Task, add, holding, name_forms
+from fastsac.forks import use
 
 
 def register(
@@ -211,6 +213,7 @@ class _Task(base.Task):
     def evaluate(self, function: Callable[[Physics], Any], physics: Any) -> Any:
         model, data = physics.model.ptr, RecordedFields(physics.data.ptr)
         rows = {name: np.array(getattr(model, name)) for name in self._task.randomised}
+        use(ENVIRONMENTS)
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
             if function not in self._compiled:
                 # To learn which fields it reads.

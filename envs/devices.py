@@ -6,6 +6,9 @@ from typing import NamedTuple
 import jax
 import torch
 
+from fastsac.forks import use
+
+ENVIRONMENTS = "fastsac's environments"  # whose threads a fork loses
 _GIVES_JAX_THE_GPU = "pip install 'fastsac[cuda]' gives jax the GPU"
 
 
@@ -110,7 +113,9 @@ def jax_device() -> jax.Device:
 
     Raises:
         EngineUnavailable: jax does not start, as with JAX_PLATFORMS=cuda where there is no CUDA.
+        RuntimeError: this process was forked from one that had jax's threads.
     """
+    use(ENVIRONMENTS)
     try:
         return jax.devices()[0]
     except (AssertionError, RuntimeError) as error:  # the former is jax 0.10's, without a message

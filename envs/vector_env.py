@@ -1,5 +1,6 @@
 """The batched environment users hold: gymnasium's vector API over torch tensors, or others."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from gymnasium.vector.utils import batch_space
 
 from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.autoreset import EndedWorlds
+from fastsac.envs.devices import ENVIRONMENTS
 from fastsac.envs.engines import Engine, Step
 from fastsac.envs.rendering import Camera
 from fastsac.envs.reset_arguments import checked_options, checked_seeds, is_list
+from fastsac.forks import use
 
 # Tensors, or what ``make(..., array=)`` names instead.
 Array = Any
@@ -81,6 +84,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.engine_name = engine.name
         self.suite = engine.suite
         self._seed = seed
+        self._pid = os.getpid()
         self._take, self._give = ARRAYS[array]
         # What becomes of an engine's tensors, if anything.
         self._hand_out = self._give
@@ -96,17 +100,6 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.closed = False
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        """Refuses ``copy`` and ``pickle``.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(
-            "a VectorEnv holds threads and MuJoCo's worlds and cannot be copied or pickled: make "
-            "another, and give it this one's state_dict()"
-        )
 
     def reset(
         self,
@@ -140,6 +133,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 f"a seed a world needs the engine native; {self.engine_name} takes one for all"
             )
         seed, of_worlds = checked_seeds(seed, self.num_envs, which)
+        use(ENVIRONMENTS)
         if self._state == "closed":
             raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
@@ -186,6 +180,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         Returns:
             obs (B, obs_dim), reward (B,), terminated (B,), truncated (B,) and info.
         """
+        use(ENVIRONMENTS)
         if self._state != "sent":
             raise RuntimeError("recv() needs a send() before it")
         self._state = "new"  # if the step fails, the worlds must be reset
@@ -282,6 +277,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
         The observation to act on is the one that was returned before state_dict was called.
         """
+        use(ENVIRONMENTS)
         if self._state == "closed":
             raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
@@ -301,6 +297,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the engine's threads; ``close`` calls it."""
         self._state = "closed"
+        if os.getpid() != self._pid:  # a child of fork has none of them
+            return
         if self._camera:
             self._camera.close()
         self.engine.close()
@@ -339,6 +337,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         return self._give(tensor) if self._give else tensor
 
     def _require_ready(self) -> None:
+        use(ENVIRONMENTS)
         if self._state != "ready":
             raise RuntimeError(_WRONG_STATE[self._state])
 

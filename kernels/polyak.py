@@ -40,7 +40,7 @@ def _forward(
 def fused(target: torch.Tensor, source: torch.Tensor, tau: float | torch.Tensor) -> None:
     """The kernel, on a GPU or in Triton's interpreter; in place on target."""
     if not isinstance(tau, torch.Tensor):
-        tau = torch.full((), tau, device=target.device)
+        tau = torch.full((), tau, dtype=torch.float32, device=target.device)
     size = target.numel()
     _forward[(cdiv(size, _BLOCK),)](target, source.contiguous(), tau, size, BLOCK=_BLOCK)
 

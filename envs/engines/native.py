@@ -7,10 +7,12 @@ evaluated in float64 on copies of the batch's arrays.
 """
 
 import collections
+import ctypes
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +49,7 @@ _CALIBRATION_STEPS = 30
 _WORLD_BYTES = {"dog": 2_500_000, "quadruped_escape": 14_000_000}
 
 _this_thread = threading.local()
+_batches = weakref.WeakSet[Batch]()
 
 
 def world_bytes(task: Task) -> int:
@@ -78,6 +81,7 @@ class NativeEngine:
         threads = min(num_threads or min(cores, worth_it), num_envs)
         # Persistent: an MjData a world, so that a step goes on from the last one's stages.
         batch = self._batch = Batch(suite.model, num_envs, threads, persistent=True)
+        _batches.add(batch)
         self._models = WorldModels(batch, suite.model_fields)
         # Live views (B, ...).
         self._state: Rows = {k: batch.bind(k) for k in STATE}
@@ -332,3 +336,12 @@ def _is_not_counted(record: logging.LogRecord) -> bool:
     """Whether a warning comes from elsewhere: Batch's own threads are no threads of Python's."""
     counts = getattr(_this_thread, "counts", False)
     return not counts and not (record.threadName or "").startswith("Dummy-")
+
+
+def _keep_batches() -> None:
+    """In a child of fork, where a Batch's end would wait for threads that are not there."""
+    for batch in _batches:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(batch))
+
+
+os.register_at_fork(after_in_child=_keep_batches)

@@ -223,7 +223,8 @@ class WarpPhysics:
         # Warp splits geom_aabb in two.
         shape = (num_envs, *getattr(self._suite.model, name).shape) if of_model else (num_envs, 0)
         if not array.size:
-            return torch.zeros(shape, device=wp.device_to_torch(self._device))
+            device = wp.device_to_torch(self._device)
+            return torch.zeros(shape, dtype=torch.float32, device=device)
         view = wp.to_torch(array)
         return view.view(shape) if of_model else view
 

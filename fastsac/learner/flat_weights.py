@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from fastsac.forks import use
 from fastsac.kernels import AdamState, adam_polyak_
 from fastsac.learner.config import Precision
 from fastsac.learner.peers import Peers
@@ -152,6 +153,16 @@ def _copy_same_shape(own: torch.Tensor, other: torch.Tensor) -> None:
     if own.shape != other.shape:
         raise ValueError(f"{tuple(other.shape)} weights do not fit a network of {tuple(own.shape)}")
     own.copy_(other)
+
+
+def use_threads(device: torch.device) -> None:
+    """Notes that torch's threads are used, where it has any.
+
+    Raises:
+        RuntimeError: they were left behind by a fork.
+    """
+    if device.type == "cpu" and torch.get_num_threads() > 1:
+        use("torch's threads")
 
 
 def working_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:

@@ -19,7 +19,8 @@ class EnsembleLinear(nn.Module):
     ):
         super().__init__()
         bound = 1 / math.sqrt(in_features)
-        uniform = torch.empty(num_members, in_features + 1, out_features)
+        shape = num_members, in_features + 1, out_features
+        uniform = torch.empty(shape, dtype=torch.float32, device="cpu")
         uniform.uniform_(-bound, bound, generator=generator)
         self.weight = nn.Parameter(uniform[:, :-1].clone())  # (E, in, out)
         self.bias = nn.Parameter(uniform[:, -1:].clone())  # (E, 1, out)

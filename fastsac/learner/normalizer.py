@@ -21,12 +21,14 @@ class RunningNorm(nn.Module):
     var: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, obs_dim: int, peers: Peers | None = None):
+    def __init__(
+        self, obs_dim: int, peers: Peers | None = None, dtype: torch.dtype = torch.float32
+    ):
         super().__init__()
         self._peers = peers
-        self.register_buffer("mean", torch.zeros(obs_dim))
-        self.register_buffer("var", torch.ones(obs_dim))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(obs_dim, dtype=dtype, device="cpu"))
+        self.register_buffer("var", torch.ones(obs_dim, dtype=dtype, device="cpu"))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64, device="cpu"))
 
     @torch.no_grad()
     def update(self, obs: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastsac.learner.config import SACConfig
-from fastsac.learner.flat_weights import FlatWeights
+from fastsac.learner.flat_weights import FlatWeights, use_threads
 from fastsac.learner.networks import Actor
 from fastsac.learner.normalizer import RunningNorm
 from fastsac.learner.state import LearnerState
@@ -59,7 +59,8 @@ class Policy:
     ):
         self.task, self.obs_dim, self.action_dim = task, obs_dim, action_dim
         self._device = torch.device(device)
-        actor = Actor(obs_dim, action_dim, config, torch.Generator())
+        use_threads(self._device)
+        actor = Actor(obs_dim, action_dim, config, torch.Generator("cpu"))
         norm: RunningNorm | None = None
         if normalizer is not None:
             norm = RunningNorm(obs_dim)
@@ -99,6 +100,7 @@ class Policy:
                 f"a policy for {self.task} takes observations ({self.obs_dim},) or "
                 f"(B, {self.obs_dim}), got {tuple(tensor.shape)}"
             )
+        use_threads(self._device)
         action = self.network(torch.atleast_2d(tensor))
         action = action.reshape(*tensor.shape[:-1], self.action_dim)
         return action if isinstance(obs, torch.Tensor) else action.cpu().numpy()

@@ -8,6 +8,7 @@ import torch
 
 from fastsac.errors import ConfigError
 from fastsac.kernels import replay_gather
+from fastsac.learner.flat_weights import use_threads
 from fastsac.learner.normalizer import RunningNorm
 from fastsac.seeding import stream_seed
 
@@ -64,7 +65,9 @@ class ReplayBuffer:
         self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim
         self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1, 1)  # of Batch's fields
         require_memory(capacity * row_bytes(obs_dim, action_dim), torch.device(device), capacity)
-        self.rows = torch.zeros(capacity, sum(self._widths), device=device)
+        use_threads(torch.device(device))
+        shape = capacity, sum(self._widths)
+        self.rows = torch.zeros(shape, dtype=torch.float32, device=device)
         self.device = self.rows.device  # with its number, which "cuda" lacks
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.size = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -101,6 +104,7 @@ class ReplayBuffer:
             ValueError: wrong shapes, or more rows than the capacity.
             RuntimeError: on another device.
         """
+        use_threads(self.device)
         for name, x in zip(
             Batch._fields, (obs, action, reward, terminated, next_obs), strict=False
         ):
@@ -138,6 +142,7 @@ class ReplayBuffer:
         Raises:
             ValueError: the buffer is empty, or batch_size no positive integer.
         """
+        use_threads(self.device)
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
         if self.added == 0:
@@ -174,8 +179,9 @@ class ReplayBuffer:
             if start > reached or rows.shape[1:] != self.rows.shape[1:]:
                 raise ValueError(f"{tuple(rows.shape)} rows from {start} on do not fit the replay")
             kept = rows[max(0, oldest - start) :]
-            index = torch.arange(start + len(rows) - len(kept), start + len(rows)) % self.capacity
-            self.rows[index.to(self.device)] = kept.to(self.device)
+            end = start + len(rows)
+            index = torch.arange(end - len(kept), end, device=self.device) % self.capacity
+            self.rows[index] = kept.to(self.device)
             reached = start + len(rows)
         if reached != self.added:
             raise ValueError(f"rows up to {reached} of {self.added} are not all of the replay's")

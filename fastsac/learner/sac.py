@@ -11,7 +11,7 @@ from fastsac.kernels import strict_kernels, tanh_gaussian
 from fastsac.learner.compiled_step import CompiledStep
 from fastsac.learner.config import SACConfig
 from fastsac.learner.cuda_graph import Fallback, GraphedCall
-from fastsac.learner.flat_weights import float32_matmuls
+from fastsac.learner.flat_weights import float32_matmuls, use_threads
 from fastsac.learner.gradient_step import Metrics, gradient_step
 from fastsac.learner.peers import Peers
 from fastsac.learner.replay import Batch, ReplayBuffer
@@ -42,8 +42,9 @@ class SAC(LearnerState):
         seed: int = 0,
         strict: bool = False,
         peers: Peers | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(obs_dim, action_dim, config, device, seed, peers)
+        super().__init__(obs_dim, action_dim, config, device, seed, peers, dtype)
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
@@ -60,23 +61,12 @@ class SAC(LearnerState):
     def __getstate__(self) -> tuple[Any, ...]:
         """What copy and pickle take: an agent's memory is views, which they would cut."""
         made_of = self.obs_dim, self.action_dim, self.config, self.device
-        return (*made_of, self._fallback.strict, self.state_dict())
+        return (*made_of, self._fallback.strict, self.actor_flat.dtype, self.state_dict())
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Builds the copy, which captures graphs of its own."""
-        obs_dim, action_dim, config, device, strict, weights = state
-        SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict)
-        self.load_state_dict(weights)
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        """What copy and pickle take: an agent's memory is views, which they would cut."""
-        made_of = self.obs_dim, self.action_dim, self.config, self.device
-        return (*made_of, self._fallback.strict, self.state_dict())
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Builds the copy, which captures graphs of its own."""
-        obs_dim, action_dim, config, device, strict, weights = state
-        SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict)
+        obs_dim, action_dim, config, device, strict, dtype, weights = state
+        SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict, dtype=dtype)
         self.load_state_dict(weights)
 
     @torch.no_grad()
@@ -86,7 +76,7 @@ class SAC(LearnerState):
         On a GPU a CUDA graph for each batch size.
 
         Args:
-            obs: float32 on the agent's device.
+            obs: of the agent's dtype, float32 unless another was asked for, on its device.
             deterministic: the policy's mode instead of a sample.
 
         Raises:
@@ -100,7 +90,7 @@ class SAC(LearnerState):
             return self._act(obs, deterministic)
         key = ("act", len(obs), deterministic)
         if key not in self._graphed:
-            held = torch.empty(obs.shape, device=self.device)
+            held = torch.empty(obs.shape, dtype=obs.dtype, device=self.device)
             act = partial(self._act, held, deterministic)
             self._graphed[key] = GraphedCall(act, self.device, [self.generator], self._fallback)
             self._held_obs[key] = held
@@ -209,6 +199,7 @@ class SAC(LearnerState):
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
+        use_threads(self.device)
         with float32_matmuls(self.config.precision), strict_kernels(self._fallback.strict):
             yield
 

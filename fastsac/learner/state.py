@@ -9,7 +9,7 @@ import torch
 
 from fastsac.errors import ConfigError
 from fastsac.learner.config import SACConfig
-from fastsac.learner.flat_weights import Adam, FlatWeights, working_dtype
+from fastsac.learner.flat_weights import Adam, FlatWeights, use_threads, working_dtype
 from fastsac.learner.networks import Actor, Critics
 from fastsac.learner.normalizer import RunningNorm
 from fastsac.learner.peers import Peers
@@ -26,6 +26,7 @@ class LearnerState:
         device: where the networks live.
         seed: of the initial weights and of the policy's noise.
         peers: who learns with it; None is nobody.
+        dtype: of weights, batches and losses, whatever torch's default; on a CPU float64 too.
 
     Attributes:
         learning_rate: 0-d tensor on the device, as are tau, discount and target_entropy. Written
@@ -46,6 +47,7 @@ class LearnerState:
         device: str | torch.device = "cpu",
         seed: int = 0,
         peers: Peers | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         if any(type(x) is not int or not 0 < x < 2**31 for x in (obs_dim, action_dim)):
             raise ConfigError(
@@ -53,21 +55,22 @@ class LearnerState:
             )
         self.config = config
         self.device = torch.empty(0, device=device).device  # with its number, which "cuda" lacks
+        use_threads(self.device)
         self.obs_dim, self.action_dim = obs_dim, action_dim
-        init = torch.Generator().manual_seed(stream_seed(seed, "weights"))
-        self.actor = Actor(obs_dim, action_dim, config, init).to(self.device)
-        self.critics = Critics(obs_dim, action_dim, config, init).to(self.device)
+        init = torch.Generator("cpu").manual_seed(stream_seed(seed, "weights"))
+        self.actor = Actor(obs_dim, action_dim, config, init).to(self.device, dtype)
+        self.critics = Critics(obs_dim, action_dim, config, init).to(self.device, dtype)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.normalizer: RunningNorm | None = None
         if config.normalize_obs:
-            self.normalizer = RunningNorm(obs_dim, peers).to(self.device)
+            self.normalizer = RunningNorm(obs_dim, peers, dtype).to(self.device)
 
-        dtype = working_dtype(config.precision, self.device)
-        self.actor_weights = FlatWeights(self.actor, dtype)
-        self.critic_weights = FlatWeights(self.critics, dtype)
-        self.target_weights = FlatWeights(self.target_critics, dtype)
+        working = working_dtype(config.precision, self.device)
+        self.actor_weights = FlatWeights(self.actor, working)
+        self.critic_weights = FlatWeights(self.critics, working)
+        self.target_weights = FlatWeights(self.target_critics, working)
 
-        scalar = partial(torch.tensor, dtype=torch.get_default_dtype(), device=self.device)
+        scalar = partial(torch.tensor, dtype=dtype, device=self.device)
         self.learning_rate, self.tau = scalar(config.learning_rate), scalar(config.tau)
         self.discount = scalar(config.gamma)
         self.target_entropy = scalar(config.target_entropy_per_dim * action_dim)

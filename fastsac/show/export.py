@@ -59,8 +59,9 @@ def export_policy(run: str | Path, output: Path) -> tuple[float, float]:
         _require_onnx()
     policy = load_policy(run)
     encode, decode = _KINDS[output.suffix]
-    with _quiet():
-        data = encode(policy.network, torch.zeros(2, policy.obs_dim), _metadata(policy))
+    with _quiet(), torch.device("cpu"):  # torch.export follows torch's default
+        example = torch.zeros((2, policy.obs_dim), dtype=torch.float32)
+        data = encode(policy.network, example, _metadata(policy))
         differences = _check(policy, decode(data), output)
     try:
         write_atomically(output, data)
@@ -148,10 +149,11 @@ def _check(policy: Policy, function: Function, output: Path) -> tuple[float, flo
         RunError: an action is further off than roundings put it.
     """
     exact = copy.deepcopy(policy.network).double()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     norm, differences = policy.network.normalizer, []
     for scale in (1, *_EXTREMES):
-        obs = scale * torch.randn(255, policy.obs_dim, generator=generator)
+        obs = torch.empty((255, policy.obs_dim), dtype=torch.float32, device="cpu")
+        obs = scale * obs.normal_(generator=generator)
         if norm is not None:
             obs = norm.mean + obs * norm.var.sqrt()
         mean = exact.mean(obs.double())

@@ -18,9 +18,8 @@ class EpisodeReturns:
     def __init__(self, clocks: torch.Tensor):
         self._running = torch.zeros_like(clocks, dtype=torch.float32)
         self._whole = clocks == 0
-        self._total = torch.zeros((), device=clocks.device)
-        self._count = torch.zeros((), device=clocks.device)
-        self.lowest, self.highest = (torch.zeros((), device=clocks.device) for _ in range(2))
+        zeros = [torch.zeros((), dtype=torch.float32, device=clocks.device) for _ in range(4)]
+        self._total, self._count, self.lowest, self.highest = zeros
 
     def add(self, reward: torch.Tensor, done: torch.Tensor, valid: torch.Tensor) -> None:
         """Takes one step's reward (B,), episode ends (B,) and validity (B,)."""

@@ -109,8 +109,8 @@ def evaluate_in(
         seed: of the initial states.
     """
     obs, _ = env.reset(seed=seed)
-    totals = torch.zeros(env.num_envs, dtype=torch.float64)
-    running = torch.ones(env.num_envs, dtype=torch.bool)
+    totals = torch.zeros(env.num_envs, dtype=torch.float64, device="cpu")
+    running = torch.ones(env.num_envs, dtype=torch.bool, device="cpu")
     diverged = 0
     endless = env.max_episode_steps == ENDLESS
     for _ in range(ENDLESS_STEPS if endless else env.max_episode_steps):

@@ -26,7 +26,7 @@ class Faults:
         self._kinds = torch.tensor(list(KINDS.values()), dtype=torch.uint8, device=device)[:, None]
         self._worlds = first_world + torch.arange(num_envs, device=device)
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)
-        self.first = torch.full((2,), _NONE, device=device)
+        self.first = torch.full((2,), _NONE, dtype=torch.int64, device=device)
 
     def add(self, fault: torch.Tensor, steps: int) -> None:
         """Takes a vector step's faults (B,) and the environment steps before it."""

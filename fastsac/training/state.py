@@ -44,7 +44,7 @@ class TrainingState:
         obs: (B, obs_dim) what to act on next.
         steps: environment steps so far, of all processes.
         updates: gradient updates so far.
-        invalid: () int64 transitions lost to diverged physics and other faults, here, on the device.
+        invalid: () int64 transitions lost to diverged physics and other faults here.
         faults: those of observations and rewards among them.
         learns_from: the environment steps after which updates begin.
 
@@ -80,7 +80,8 @@ class TrainingState:
         self.faults = Faults(config.num_envs, device, self.ranks.rank * config.num_envs)
         self.learns_from = self._learning_starts = config.learning_starts
         self._random = torch.Generator(device).manual_seed(stream_seed(seed, "actions"))
-        self.obs = torch.zeros(config.num_envs, obs_dim, device=device)
+        shape = config.num_envs, obs_dim
+        self.obs = torch.zeros(shape, dtype=torch.float32, device=device)
         clocks = torch.zeros(config.num_envs, dtype=torch.int64, device=device)
         self.episodes = EpisodeReturns(clocks)
 
@@ -113,8 +114,8 @@ class TrainingState:
         if self.steps >= self._learning_starts:
             return self.agent.act(self.obs)
         shape = (self.env.num_envs, self.env.action_dim)
-        uniform = torch.rand(shape, device=self.env.device, generator=self._random)
-        return uniform * 2 - 1
+        kind: Any = {"dtype": torch.float32, "device": self.env.device}
+        return torch.rand(shape, generator=self._random, **kind) * 2 - 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay's rows, as tensors, numbers and dicts of them."""

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from typing import Any
 
 import torch
 
@@ -53,7 +54,8 @@ def update_seconds(config: TrainConfig, env: VectorEnv) -> float:
     shapes = (
         [config.batch_size, wide[k]] if k in wide else [config.batch_size] for k in Batch._fields
     )
-    batch = Batch(*(torch.full(shape, 0.5, device=env.device) for shape in shapes))
+    kind: Any = {"dtype": torch.float32, "device": env.device}
+    batch = Batch(*(torch.full(shape, 0.5, **kind) for shape in shapes))
     agent.update(batch)  # the first warms up
     updates = config.sac.policy_delay  # with the actor's turn and without
     start = time.perf_counter()

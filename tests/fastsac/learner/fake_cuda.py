@@ -59,11 +59,11 @@ def stand_in():
     FakeTensorMode.__deepcopy__ = lambda self, memo: self
 
 
-def _module_to(self, device):
+def _module_to(self, device, dtype=None):
     """Module.to, which would put another object where a parameter was: fakes forbid that."""
     for module in self.modules():
         for p in module._parameters.values():
-            moved = p.detach().to(device)
+            moved = p.detach().to(device, dtype)
             p.data, p.fake_device = moved, moved.fake_device
         module._buffers |= {name: b.to(device) for name, b in module._buffers.items()}
     return self

@@ -47,14 +47,10 @@ def build():
 
     def make(dtype=torch.float64, wrong="", **fields):
         config = SACConfig(**{"hidden_sizes": HIDDEN, "learning_rate": 3e-3, **fields})
-        torch.set_default_dtype(dtype)
-        try:
-            agent = SAC(OBS, ACT, config, seed=3)
-            if agent.normalizer is not None:
-                seen = 2 + 3 * make_batch(99, 50, dtype).obs
-                agent.observe(seen)
-        finally:
-            torch.set_default_dtype(torch.float32)
+        agent = SAC(OBS, ACT, config, seed=3, dtype=dtype)
+        if agent.normalizer is not None:
+            seen = 2 + 3 * make_batch(99, 50, dtype).obs
+            agent.observe(seen)
         paper = Paper(agent, wrong)
         if agent.normalizer is not None:
             seen = seen.double()
