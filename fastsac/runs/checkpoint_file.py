@@ -16,7 +16,8 @@ import torch
 from fastsac.errors import CheckpointError, DamagedError
 from fastsac.runs.atomic_write import write_atomically
 
-FORMAT = 4
+FORMAT = 5  # which counts bad rewards
+OLDEST = 4  # that is read; from here on at least the two before FORMAT
 FOLDER = "checkpoints"
 BEST = "best.pt"
 # What using content of other types and shapes can raise.
@@ -105,9 +106,11 @@ def load_tensors(file: Path) -> dict[str, Any]:
     words = header.removeprefix(_MAGIC).split()
     if len(words) != 2 or header != b" ".join((_MAGIC, *words)):
         raise DamagedError(f"{file} is truncated or not a fastsac checkpoint")
-    if words[0] != b"%d" % FORMAT:
+    if words[0] not in [b"%d" % number for number in range(OLDEST, FORMAT + 1)]:
         found = words[0].decode(errors="replace")
-        raise CheckpointError(f"{file} has checkpoint format {found}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{file} has checkpoint format {found}, this version reads {OLDEST} to {FORMAT}"
+        )
     body = memoryview(content)[len(header) + 1 :]
     if hashlib.sha256(body).hexdigest().encode() != words[1]:
         raise DamagedError(f"{file} is truncated or damaged: its checksum differs")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import math
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastsac.runs.atomic_write import write_atomically
 from fastsac.runs.tensorboard_file import TensorBoardFile
 from fastsac.runs.wandb_run import start_wandb
 
@@ -153,15 +155,25 @@ class MetricsWriter:
             self.say(f"warning: Weights & Biases gets no more of this run: {error}")
 
     def _cut(self, path: Path, size: int) -> bool:
-        """Cuts metrics.csv to a size; a damaged one is put aside, and False returned."""
+        """Cuts metrics.csv to a size; a damaged one is put aside, and False returned.
+
+        One of a version that had fewer columns is written anew with all of them.
+        """
         try:
             with path.open("r+b") as file:
                 content = file.read(size)
-                header = ",".join(COLUMNS).encode()
                 whole = len(content) == size and content.endswith(b"\n")
-                if whole and content.startswith(header + b"\r\n"):
+                header = content.partition(b"\r\n")[0].decode(errors="replace").split(",")
+                if whole and tuple(header) == COLUMNS:
                     file.truncate(size)
                     return True
+            if whole and "step" in header and set(header) < set(COLUMNS):
+                text = io.StringIO(newline="")
+                writer = csv.DictWriter(text, COLUMNS)
+                writer.writeheader()
+                writer.writerows(csv.DictReader(io.StringIO(content.decode(), newline="")))
+                write_atomically(path, text.getvalue().encode())
+                return True
             path.replace(path.with_name(path.name + ".damaged"))
             self.say(f"warning: {path} is damaged: renamed to .damaged, and begun anew")
         except FileNotFoundError:

@@ -2,28 +2,17 @@
 
 import dataclasses
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
+from fastsac.envs import NO_OPENGL
 from fastsac.errors import ConfigError, RunError
 from fastsac.runs.atomic_write import require_place, write_atomically
 from fastsac.runs.policy_file import load_policy
 from fastsac.show.video_writers import Gif, Mp4, writer_for
 from fastsac.training.config import EVAL_SEED
-
-
-def _no_opengl(error: Exception) -> RunError:
-    reason = " ".join(str(error).split()).rstrip(".")
-    return RunError(
-        f"OpenGL fails here ({reason}); on Debian apt-get install libegl1 libgl1-mesa-dri for EGL, "
-        "or libosmesa6 for OSMesa and set MUJOCO_GL=osmesa"
-    )
-
-
-try:
-    from fastsac.training.evaluation import in_dm_control, require_episodes
-except (ImportError, AttributeError) as error:  # PyOpenGL, without the library MUJOCO_GL names
-    raise _no_opengl(error) from error
+from fastsac.training.evaluation import in_dm_control, require_episodes
 
 _MIN_SIDE, _MAX_SIDE = 16, 4096  # pixels
 
@@ -143,8 +132,27 @@ def _set_up(physics: Any, shot: Shot) -> int:
     try:
         assert physics.contexts  # made at this access
     except Exception as error:  # each backend has its own, glfw's is mujoco.FatalError
+        _let_go(error)
         raise _no_opengl(error) from error
     return camera
+
+
+def _no_opengl(error: Exception) -> RunError:
+    reason = " ".join((NO_OPENGL or str(error)).split()).rstrip(".")
+    return RunError(
+        f"OpenGL fails here ({reason}); on Debian apt-get install libegl1 libgl1-mesa-dri for EGL, "
+        "or libosmesa6 for OSMesa and set MUJOCO_GL=osmesa"
+    )
+
+
+def _let_go(error: Exception) -> None:
+    """Keeps what was not made from being freed, of which Python would print a traceback."""
+    from dm_control.mujoco.wrapper.core import MjrContext  # once MUJOCO_GL is chosen
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        context = frame.f_locals.get("self")
+        if isinstance(context, MjrContext) and not hasattr(context, "_ptr"):
+            context._gl_context = None
 
 
 def camera_number(model: Any, camera: str | None) -> int:

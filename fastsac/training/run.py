@@ -250,8 +250,8 @@ class TrainingRun:
         """
         snapshot = self._evaluations.snapshot()
         self._evaluations.report_all()
-        self._save()  # once more, now that it asks for no evaluation
         result = self._evaluations.evaluate_last(snapshot)
+        self._save()  # once more: it asks for no evaluation, and has this one's row
         seconds = snapshot[1]["seconds"]
         done = TrainResult(self.path, self.state.steps, self.state.updates, seconds, result)
         self._report(done)

@@ -164,7 +164,8 @@ class TrainingState:
         self.replay.load_state_dict(state["replay"], parts)
         self.returns.load_state_dict(self._to_device(state["returns"]))
         self.episodes.load_state_dict(state["episodes"])
-        self.faults.load_state_dict(state["faults"])
+        if "faults" in state:  # from checkpoint format 5 on
+            self.faults.load_state_dict(state["faults"])
         self.obs = self._to_device(state["obs"])
         self._random.set_state(state["actions"])
         self.steps, self.updates = counters["steps"], counters["updates"]

@@ -222,9 +222,9 @@ def test_a_checkpoint_without_one_of_its_parts_is_refused(key, tmp_path):
 
 def test_another_format_is_refused_with_both_numbers(tmp_path):
     file = saved(tmp_path)
-    file.write_bytes(file.read_bytes().replace(b"checkpoint 4 ", b"checkpoint 99 ", 1))
+    file.write_bytes(file.read_bytes().replace(b"checkpoint 5 ", b"checkpoint 99 ", 1))
     sentence = refusal(file)
-    assert "format 99" in sentence and f"reads {checkpoint_file.FORMAT}" in sentence
+    assert "format 99" in sentence and f"reads 4 to {checkpoint_file.FORMAT}" in sentence
 
 
 class Malicious:

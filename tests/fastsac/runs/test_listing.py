@@ -36,7 +36,7 @@ def run(tmp_path):
 
 def test_evaluations_are_read_and_other_rows_count_as_steps(run):
     with (run / "metrics.csv").open("a") as file:
-        file.write("350,7,5.0,5.0" + "," * 13 + "\r\n")
+        file.write("350,7,5.0,5.0" + "," * 15 + "\r\n")
     curve, steps = read_metrics(run)
     assert steps == 350
     assert curve["step"].tolist() == [100, 200, 300]
@@ -68,11 +68,11 @@ DAMAGES = {
     "cut within the names": (lambda t: t[:20], "1: there are no columns"),
     "binary": (lambda t: "\0\udcff" * 9 + "\n", "1: there is no column step"),
     "text for a step": (lambda t: t.replace("100,", "ten,", 1), "2: step is 'ten', not a number"),
-    "text for seconds": (lambda t: t.replace("3.0", "3,0", 1), "4: 18 columns instead of 17"),
+    "text for seconds": (lambda t: t.replace("3.0", "3,0", 1), "4: 20 columns instead of 19"),
     "text for a return": (lambda t: t.replace("40.5", "good"), "5: eval_return is 'good', not"),
     "no deviation": (lambda t: t.replace("40.5,1.0", "40.5,"), "5: eval_return_std is '', not a"),
-    "not finite": (lambda t: t.replace("40.5", "nan"), "5: eval_return is 'nan', not a number"),
-    "a hole": (lambda t: t.replace("40.5,1.0", "\0\0\0"), "5: 16 columns instead of 17"),
+    "no finite time": (lambda t: t.replace("3.0", "nan", 1), "4: seconds is 'nan', not a number"),
+    "a hole": (lambda t: t.replace("40.5,1.0", "\0\0\0"), "5: 18 columns instead of 19"),
     "bytes that are no text": (lambda t: t.replace("40.5", "\udc80\udc81"), "5: eval_return is"),
     "a line of text": (lambda t: t.replace("200,0", "oops\r\n200,0", 1), "4: 1 columns instead of"),
 }
@@ -118,7 +118,7 @@ def test_damaged_configurations(text, words, run, capsys):
     assert row["state"] == "damaged" and words in row["reason"] and row["task"] is None
 
 
-@pytest.mark.parametrize("value", ["null", '"high"', "NaN", "Infinity"])
+@pytest.mark.parametrize("value", ["[]", '"high"', "NaN", "Infinity"])
 def test_damaged_results(value, run):
     (run / "result.json").write_text(f'{{"std": 1, "mean": {value}}}')
     with pytest.raises(RunError, match="result.json: 'mean' cannot be"):

@@ -1,5 +1,6 @@
 """Films: the right pictures at the right time, the returns of ``fastsac eval``, or one sentence."""
 
+import ctypes.util
 import io
 import os
 import subprocess
@@ -285,6 +286,52 @@ def test_no_opengl_gets_a_sentence(environment, run, tmp_path):
     (line,) = done.stderr.splitlines()
     assert "OpenGL fails here" in line and "libegl1 libgl1-mesa-dri" in line
     assert "libosmesa6" in line and not list(tmp_path.iterdir())
+
+
+PUT_ASIDE = {
+    "osmesa": ({"MUJOCO_GL": "osmesa"}, "MUJOCO_GL=osmesa needs libOSMesa, which is not here"),
+    "misspelt": ({"MUJOCO_GL": "elg"}, "MUJOCO_GL=elg is none of egl, osmesa, glfw and disabled"),
+    "two": (
+        {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa"},
+        "MUJOCO_GL=egl contradicts PYOPENGL_PLATFORM=osmesa",
+    ),
+}
+
+
+@pytest.mark.parametrize(("environment", "why"), PUT_ASIDE.values(), ids=PUT_ASIDE.keys())
+def test_an_opengl_that_cannot_be_is_named_by_films_alone(environment, why, run, tmp_path):
+    if environment["MUJOCO_GL"] == "osmesa" and ctypes.util.find_library("OSMesa"):
+        pytest.skip("this machine has OSMesa")
+    code = (
+        "import sys; from fastsac.cli import main; arguments = sys.argv[1:];"
+        "print(main(arguments[:4]), main(arguments[4:]))"
+    )
+    argv = ["eval", str(run), "--episodes", "1", "video", str(run), "-o", str(tmp_path / "a.gif")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert "return in dm_control: " in done.stdout and done.stdout.endswith("0 2\n"), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"OpenGL fails here ({why})" in line and not list(tmp_path.iterdir())
+
+
+def test_glfw_without_a_display_leaves_no_traceback(run, tmp_path):
+    argv = ["-m", "fastsac", "video", str(run), "-o", str(tmp_path / "a.gif")]
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(
+        [sys.executable, *argv],
+        env=environment | {"MUJOCO_GL": "glfw"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("fastsac: OpenGL fails here (")
 
 
 def test_a_full_disk_keeps_the_old_film(run, pictures, tmp_path, monkeypatch):

@@ -141,8 +141,8 @@ def test_nothing_good_is_left(run):
 
 def test_a_checkpoint_of_another_version(run):
     for file in checkpoint_file.files_of(run):
-        file.write_bytes(file.read_bytes().replace(b"checkpoint 4 ", b"checkpoint 9 ", 1))
-    with pytest.raises(CheckpointError, match="has checkpoint format 9, this version reads 4"):
+        file.write_bytes(file.read_bytes().replace(b"checkpoint 5 ", b"checkpoint 9 ", 1))
+    with pytest.raises(CheckpointError, match="has checkpoint format 9, this version reads 4 to 5"):
         fastsac.resume(run, total_steps=900)
 
 

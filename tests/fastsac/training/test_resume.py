@@ -17,6 +17,7 @@ import torch
 import fastsac
 from fastsac.errors import CheckpointError, ConfigError, RunError
 from fastsac.runs import checkpoint_file
+from fastsac.runs.listing import read_metrics
 from fastsac.training.config import recorded_config
 from fastsac.training.loop import TrainingRun
 from fastsac.training.presets import preset_config
@@ -113,11 +114,10 @@ def assert_same_end(run_dir, expected_dir, best_too=True):
     assert len(kept[0]) == size and torch.equal(*kept)
     results = [json.loads((d / "result.json").read_text()) for d in (run_dir, expected_dir)]
     assert results[0]["returns"] == results[1]["returns"]
-    evaluations = [
-        [(r["step"], r["eval_return"]) for r in rows_of(d) if r["eval_return"]]
-        for d in (run_dir, expected_dir)
-    ]
-    assert evaluations[0] == evaluations[1] and len(evaluations[0]) >= 3
+    curves = [read_metrics(d)[0] for d in (run_dir, expected_dir)]
+    for column in ("step", "eval_return"):
+        assert curves[0][column].tolist() == curves[1][column].tolist()
+    assert len(curves[0]["step"]) >= 3
     best = [checkpoint_file.load(d / "best.pt") for d in (run_dir, expected_dir)]
     assert not best_too or torch.equal(best[0]["agent"]["actor"], best[1]["agent"]["actor"])
 
@@ -250,6 +250,18 @@ def test_a_larger_budget_goes_on_with_a_finished_run(uninterrupted, tmp_path):
     assert result.steps == 900 and recorded_config(run).total_steps == 900
     # The evaluation after 600 steps included; the one in dm_control then may be the best.
     assert_same_end(run, expected.run_dir, best_too=False)
+
+
+def test_a_run_that_is_extended_keeps_its_last_evaluation(tmp_path):
+    run = tmp_path / "run"
+    first = fastsac.train(config(run, total_steps=420))  # no multiple of eval_every
+    before = rows_of(run)
+    assert float(before[-1]["eval_return"]) == first.evaluation.mean
+    fastsac.resume(run, total_steps=510)
+    assert rows_of(run)[: len(before)] == before
+    curve, steps = read_metrics(run)
+    assert curve["step"].tolist() == [300, 420, 510] and steps == 510
+    assert curve["eval_return"][1] == first.evaluation.mean
 
 
 def test_without_the_replay_the_policy_gathers_a_new_one_first(tmp_path, monkeypatch):
