@@ -1,8 +1,6 @@
 """The public face of the envs: gymnasium's vector API, states, bad input, diverged worlds."""
 
-import copy
 import os
-import pickle
 import subprocess
 import sys
 
@@ -31,12 +29,6 @@ def test_is_a_gymnasium_vector_env(make):
     assert reward.dtype == torch.float32 and tuple(reward.shape) == (3,)
     assert terminated.dtype == truncated.dtype == info["invalid"].dtype == torch.bool
     assert torch.equal(info["final_obs"], obs)
-
-
-@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_copy_is_refused_with_what_to_do_instead(way, make):
-    with pytest.raises(TypeError, match="cannot be copied or pickled: make another, and give"):
-        way(make("cartpole_swingup", num_envs=1))
 
 
 def test_tasks_are_sorted_and_hold_the_results_page():
