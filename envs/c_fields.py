@@ -1,6 +1,6 @@
 """C MuJoCo's fields as a task's functions take them, and which of them a task reads."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 
 from fastsac.envs.dlpack import aliased, aligned
+from fastsac.envs.model_fields import field
 from fastsac.envs.outcome import outcome
 from fastsac.envs.suite import Suite
 
@@ -49,7 +50,7 @@ class RecordedModelFields(dict[str, Any]):
 def read_fields(suite: Suite) -> tuple[set[str], set[str]]:
     """Returns what a task reads of data and of the model's rows, found by tracing it once."""
     data = RecordedFields(mujoco.MjData(suite.model))
-    rows = RecordedModelFields({k: np.array(getattr(suite.model, k)) for k in suite.model_fields})
+    rows = RecordedModelFields({k: np.array(field(suite.model, k)) for k in suite.model_fields})
     # Run instead, each of its operations would be compiled: 59, 1.6 s of CPU time in cartpole.
     jax.eval_shape(lambda: outcome(suite.task, suite.model, data, rows))
     return data.names, rows.names
@@ -63,14 +64,15 @@ class Mirror:
 
     Args:
         sources: live arrays.
+        flags: the names of those that a task takes as bool.
 
     Attributes:
         arrays: name -> what a compiled function takes, as it was at the last ``refresh``;
             there must have been one.
     """
 
-    def __init__(self, sources: Mapping[str, np.ndarray]):
-        copies = {k: aligned(v.shape, v.dtype) for k, v in sources.items()}
+    def __init__(self, sources: Mapping[str, np.ndarray], flags: Collection[str] = ()):
+        copies = {k: aligned(v.shape, bool if k in flags else v.dtype) for k, v in sources.items()}
         self._pairs = [(copies[k], sources[k]) for k in sources]
         self.arrays = {k: aliased(v) for k, v in copies.items()}
 

@@ -60,9 +60,10 @@ def make(
         solver: of MJX in float32. "faithful": its error is that of float32; "fast": a smaller
             budget, whose error and gain are in bench/results/solver.md. The native engine always
             runs dm_control's own.
-        randomize: domain randomisation, the name of a floating-point array of MjModel -> function
-            (numpy Generator, its default values) -> values of the same shape. Drawn for each
-            episode of each world; what MuJoCo derives from them (mj_setConst) follows.
+        randomize: domain randomisation, the name of a floating-point array of MjModel or of an
+            option (``opt.gravity``) -> function (numpy Generator, its default values) -> values of
+            the same shape. Drawn for each episode of each world; what MuJoCo derives from them
+            (mj_setConst) follows.
         array: what the env hands out and takes, "torch", "numpy" or "jax".
         autoreset_mode: gymnasium's, or its name: when a world begins its next episode, see
             VectorEnv.

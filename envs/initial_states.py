@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.envs.suite import SENSORS, STATE, Suite, load
+from fastsac.envs.model_fields import field, write_field
+from fastsac.envs.suite import SENSORS, Suite, load
 
 # Rows that the thread draws at a time, and how many such jobs it is ahead.
 _ROWS_A_JOB = 16
@@ -20,8 +21,8 @@ Rows = dict[str, np.ndarray]
 class InitialStates:
     """An endless sequence of initial states, fixed by the seed whatever the thread's timing.
 
-    A row holds qpos, qvel, act, the warm start, sensordata and the model fields that are per
-    world, float64, as dm_control leaves them after ``initialize_episode``. Every row is drawn with
+    A row holds the fields of a state, sensordata and the model fields that are per world, float64,
+    as dm_control leaves them after ``initialize_episode``. Every row is drawn with
     a random state of its own, so that the sequence can be entered anywhere.
 
     Args:
@@ -119,15 +120,17 @@ class InitialStates:
         physics: Any = env.physics
         if not self.suite.task.model_is_drawn:  # a write relative to the last row's would add up
             for name in self.suite.task.randomised:
-                getattr(physics.model.ptr, name)[...] = getattr(self.suite.model, name)
+                write_field(physics.model.ptr, name, field(self.suite.model, name))
         if self.suite.randomization.drawn:
             of_user = np.random.default_rng(_seed_sequence(seed, index, 1))
             self.suite.randomization.apply(physics.model.ptr, of_user)
         with physics.reset_context():
             env.task.initialize_episode(physics)
         model, data = physics.model.ptr, physics.data.ptr
-        fields = {k: data for k in (*STATE, SENSORS)} | {k: model for k in self.suite.model_fields}
-        return {k: np.array(getattr(owner, k), np.float64) for k, owner in fields.items()}
+        row = {
+            k: np.array(getattr(data, k), np.float64) for k in (*self.suite.state_fields, SENSORS)
+        }
+        return row | {k: np.array(field(model, k), np.float64) for k in self.suite.model_fields}
 
 
 def _seed_sequence(seed: int, index: int, use: int) -> np.random.SeedSequence:

@@ -112,10 +112,23 @@ class _WorldModel:
         if name in self._fields:
             return self._fields[name]
         value = getattr(self._model, name)
+        if name == "opt":
+            return _WorldOptions(value, self._fields)
         prefix = _ELEMENTS.get(name)
         if prefix is None:
             return value
         return lambda key: _WorldElement(value(key), prefix, self._fields)
+
+
+class _WorldOptions:
+    """The options of such a model: ``physics.model.opt.gravity`` is a world's own."""
+
+    def __init__(self, options: Any, fields: Mapping[str, Any]):
+        self._options, self._fields = options, fields
+
+    def __getattr__(self, name: str) -> Any:
+        own = f"opt.{name}"
+        return self._fields[own] if own in self._fields else getattr(self._options, name)
 
 
 class _WorldElement:
@@ -125,8 +138,10 @@ class _WorldElement:
         self._element, self._prefix, self._fields = element, prefix, fields
 
     def __getattr__(self, name: str) -> Any:
-        values = self._fields.get(self._prefix + name)
-        return getattr(self._element, name) if values is None else values[self._element.id]
+        own = self._prefix + name
+        if own in self._fields:
+            return self._fields[own][self._element.id]
+        return getattr(self._element, name)
 
 
 class _Row:

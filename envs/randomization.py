@@ -2,9 +2,12 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import mujoco
 import numpy as np
+
+from fastsac.envs.model_fields import field, numeric_arrays, write_field
 
 Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
@@ -14,7 +17,7 @@ _LARGEST_DERIVED = 100_000  # entries; larger arrays are assets
 
 
 class Randomization:
-    """Draws values of MjModel arrays, and refreshes what MuJoCo derives from them.
+    """Draws values of MjModel's arrays and options, and refreshes what MuJoCo derives from them.
 
     Args:
         draws: field name -> function (numpy Generator, default array) -> array of the same
@@ -22,8 +25,8 @@ class Randomization:
         model: the compiled model.
 
     Raises:
-        ValueError: a name is no floating-point array of MjModel, a function is none, or what it
-            returns has another shape or is not finite.
+        ValueError: a name is no floating-point array or option of MjModel, a function is none, or
+            what it returns has another shape or is not finite.
     """
 
     def __init__(self, draws: Mapping[str, Draw], model: mujoco.MjModel | None):
@@ -36,9 +39,8 @@ class Randomization:
         if model is None:
             return
         for name, draw in self._draws.items():
-            private = not isinstance(name, str) or name.startswith("_")
-            value = None if private else getattr(model, name, None)
-            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            value = _floats(model, name)
+            if value is None:
                 raise ValueError(f"randomize: MjModel has no floating-point array {name!r}")
             if not callable(draw):
                 raise ValueError(f"randomize: {name} needs a function, got {type(draw).__name__}")
@@ -54,30 +56,35 @@ class Randomization:
                 raise ValueError(f"randomize: {name} must be {default.shape}, got {value.shape}")
             if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
                 raise ValueError(f"randomize: {name} must be finite numbers")
-            getattr(model, name)[...] = value
+            write_field(model, name, value)
         _set_constants(model)
 
     def _derived(self, model: mujoco.MjModel) -> list[str]:
         """Returns the names of the arrays that follow the drawn ones, as trial draws show."""
         same, moved = copy.copy(model), copy.copy(model)
         _set_constants(same)
-        expected = small_arrays(same)
+        expected = _small_arrays(same)
         changed = set[str]()
         for trial in range(_TRIALS):
             self.apply(moved, np.random.default_rng(trial))
-            found = small_arrays(moved)
+            found = _small_arrays(moved)
             changed |= {k for k, v in expected.items() if not np.array_equal(v, found[k])}
         return sorted(changed - set(self.drawn))
 
 
-def small_arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+def _small_arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     """Returns the model's numeric arrays by name, its assets left out; views."""
-    arrays = {k: getattr(model, k) for k in dir(model) if not k.startswith("_")}
-    return {
-        k: v
-        for k, v in arrays.items()
-        if isinstance(v, np.ndarray) and v.dtype.kind in "fiub" and v.size < _LARGEST_DERIVED
-    }
+    return {k: v for k, v in numeric_arrays(model).items() if v.size < _LARGEST_DERIVED}
+
+
+def _floats(model: mujoco.MjModel, name: Any) -> np.ndarray | None:
+    if not isinstance(name, str) or name.startswith("_"):
+        return None
+    try:
+        value = field(model, name)
+    except AttributeError:
+        return None
+    return value if value.dtype.kind == "f" else None
 
 
 def _set_constants(model: mujoco.MjModel) -> None:

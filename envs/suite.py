@@ -20,6 +20,14 @@ from fastsac.envs.registry import Task
 # Of a state, besides the model fields that are per world. The warm start makes a state whole: from
 # it the solver goes on exactly where it was.
 STATE = ("qpos", "qvel", "act", "qacc_warmstart")
+# The rest of MuJoCo's mjSTATE_INTEGRATION. The suite's tasks leave it alone (tested), but for the
+# controls, which every step overwrites, and the time, which none of them reads.
+REST = (
+    *("time", "history", "ctrl", "qfrc_applied", "xfrc_applied", "eq_active"),
+    *("mocap_pos", "mocap_quat", "userdata", "plugin_state"),
+)
+# Of those the ones that a task takes as bool; the rows of a state hold numbers.
+FLAGS = ("eq_active",)
 # Of an initial state besides, so that MJX need not solve for the forces in order to observe it.
 SENSORS = "sensordata"
 # Control steps of an episode without a time limit (lqr): as good as endless, and within int32.
@@ -82,7 +90,8 @@ class Suite:
 
     Attributes:
         task: the task's functions.
-        model: the compiled model, as dm_control leaves it after an episode's initialisation.
+        model: the compiled model; of the suite's tasks as dm_control leaves it after an episode's
+            initialisation.
         substeps: physics steps per control step.
         max_episode_steps: control steps until the time limit truncates.
         obs_dim: the entries of a flattened observation.
@@ -127,9 +136,17 @@ class Suite:
         """Seconds of simulated time per control step."""
         return self.model.opt.timestep * self.substeps
 
+    @functools.cached_property
+    def state_fields(self) -> tuple[str, ...]:
+        """The names of MjData's arrays that make up a state of this task."""
+        if self.task.domain:
+            return STATE
+        data = mujoco.MjData(self.model)
+        return (*STATE, *(k for k in REST if np.size(getattr(data, k))))
+
     @property
     def model_fields(self) -> tuple[str, ...]:
-        """The names of the model's arrays that are per world."""
+        """The names of the model's arrays and options that are per world."""
         return tuple(dict.fromkeys((*self.task.randomised, *self.randomization.written)))
 
 
@@ -140,10 +157,11 @@ def load_suite(task: Task, randomize: Mapping[str, Any] | None = None) -> Suite:
         ValueError: randomize names no array of the model, or draws something of another shape.
     """
     env = load(task, 0)
-    env.reset()
+    if task.domain:
+        env.reset()
+    model = copy.copy(env.physics.model.ptr)
     low, high = action_range(env)
     steps = env._step_limit  # dm_control has no public name for it
-    model = copy.copy(env.physics.model.ptr)
     return Suite(
         task=task,
         model=model,

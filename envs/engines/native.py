@@ -29,11 +29,11 @@ from mujoco.batch import Batch
 from fastsac.envs.c_fields import Mirror, read_fields, shaped
 from fastsac.envs.dlpack import aliased, aligned
 from fastsac.envs.engines import Step
-from fastsac.envs.engines.world_models import WorldModels
+from fastsac.envs.engines.world_models import WorldModels, velocity_acts
 from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.outcome import DIVERGED, endings, observation, outcome
 from fastsac.envs.registry import Task
-from fastsac.envs.suite import STATE, Suite
+from fastsac.envs.suite import FLAGS, Suite
 
 _WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning.__members__)[:-1]]
 _DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel", "badqacc")]
@@ -82,9 +82,10 @@ class NativeEngine:
         # Persistent: an MjData a world, so that a step goes on from the last one's stages.
         batch = self._batch = Batch(suite.model, num_envs, threads, persistent=True)
         _batches.add(batch)
-        self._models = WorldModels(batch, suite.model_fields)
+        self._velocity_acts = velocity_acts(suite)
+        self._models = WorldModels(batch, suite.model_fields, whole=self._velocity_acts)
         # Live views (B, ...).
-        self._state: Rows = {k: batch.bind(k) for k in STATE}
+        self._state: Rows = {k: batch.bind(k) for k in suite.state_fields}
         self._control = batch.bind("ctrl")
         # A world as mj_resetData leaves it; what Batch.reset checks takes as long as a small step.
         self._blank = batch.state[0].copy()
@@ -92,9 +93,14 @@ class NativeEngine:
         sleeps = suite.model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP)
         self._resets_slowly = bool(suite.model.na or suite.model.nplugin or sleeps)
         fields, model_fields = read_fields(suite)
-        self._fields = Mirror({k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)})
+        sources = {k: shaped(k, batch.bind(k), batch_dims=1) for k in sorted(fields)}
+        self._fields = Mirror(sources, flags=FLAGS)
         self._model_fields = Mirror({k: self._models.rows[k] for k in sorted(model_fields)})
         self.obs_dim = suite.obs_dim
+        # dm_control resets with the actuators off, and MuJoCo then leaves their velocities at 0.
+        # With mj_step2 an episode's first physics step goes on from there; RK4's is a whole one.
+        self._first_step_is_step2 = suite.model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
+        self._begins_still = np.zeros(num_envs, bool)
 
         self.warnings: collections.Counter[str] = collections.Counter()
         self._warned_before = np.zeros((num_envs, len(_WARNINGS)), np.int32)
@@ -111,6 +117,7 @@ class NativeEngine:
         self._draw_from(seed)
         assert self._pool
         self._clocks[:] = clocks
+        self._begins_still[:] = self._first_step_is_step2
         self._initialise(np.arange(self._num_envs), self._pool.take(self._num_envs))
         return torch.from_numpy(self._observe())
 
@@ -135,6 +142,7 @@ class NativeEngine:
         else:
             self._step()
         self._clocks += 1
+        self._begins_still[:] = False
         obs, reward, (terminated, truncated, fault, done) = self._outcomes()
         if (self._batch.warning[:, :, 1] != self._warned_before).any():
             warned = self._count_warnings()
@@ -172,6 +180,7 @@ class NativeEngine:
         return {
             "state": self.get_state(),
             "clocks": torch.from_numpy(self._clocks.copy()),
+            "begins_still": torch.from_numpy(self._begins_still.copy()),
             "initial_states": self._pool.state_dict(),
         }
 
@@ -179,6 +188,7 @@ class NativeEngine:
         """See Engine.load_state_dict."""
         self._draw_from(**state["initial_states"])
         self._clocks[:] = state["clocks"].numpy()
+        self._begins_still[:] = state.get("begins_still", False)
         rows = {k: v.numpy() for k, v in state["state"].items()}
         self._initialise(np.arange(self._num_envs), rows)
 
@@ -214,6 +224,7 @@ class NativeEngine:
         if not worlds.size:
             return obs.copy()
         assert self._pool, "reset comes before step"
+        self._begins_still[worlds] = self._first_step_is_step2
         self._initialise(worlds, self._pool.take(worlds.size))
         self._clocks[worlds] = 0
         return np.where(done[:, None], self._observe(), obs)
@@ -232,6 +243,11 @@ class NativeEngine:
         with self._models.without_actuation(worlds), _warnings_are_counted():
             self._batch.forward(worlds)
         self._state["qacc_warmstart"][worlds] = rows["qacc_warmstart"]
+        if self._velocity_acts:
+            # A state that was written to is begun anew with mj_step1: done here, it is not then.
+            still = worlds[self._begins_still[worlds]]
+            with self._models.without_actuation(still), _warnings_are_counted():
+                self._batch.forward(worlds, stage=_AS_STEP1)
 
     def _count_warnings(self) -> np.ndarray:
         """Counts MuJoCo's new warnings, reports a kind's first, and returns (B,) who diverged.
