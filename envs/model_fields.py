@@ -13,6 +13,10 @@ import numpy as np
 # What is drawn on a screen and moves nothing; dm_control itself colours what its tasks reward.
 _SEEN_ONLY = ("light_", "mat_", "skin_", "tex_")
 _OPTIONS = [f"opt.{k}" for k in dir(mujoco.MjOption) if not k.startswith("_")]
+# The options that a GPU's engines can keep a world's own value of.
+PER_WORLD_OPTIONS = {
+    *("opt.timestep", "opt.gravity", "opt.wind", "opt.magnetic", "opt.density", "opt.viscosity"),
+}
 _WORD = 8  # bytes that are compared at a time
 
 

@@ -22,7 +22,7 @@ from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds
 from fastsac.envs.engines.pool import SLAB, drawing_threads, pool_size, renewed
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.initial_states import InitialStates
-from fastsac.envs.suite import SENSORS, STATE, Suite
+from fastsac.envs.suite import SENSORS, Suite
 
 # XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data: a guess on the
 # safe side until a GPU has measured it.
@@ -197,8 +197,10 @@ class MjxEngine(TracedWorlds):
     def _current_rows(self) -> dict[str, jax.Array]:
         """Copies of the fields of a state: the originals are donated to the next step."""
         assert self._worlds, "reset comes first"
-        state = {k: getattr(self._worlds.data, k) for k in STATE}
-        return {k: jnp.array(v) for k, v in (state | self._worlds.model_fields).items()}
+        state = {k: getattr(self._worlds.data, k) for k in self.suite.state_fields}
+        return {
+            k: jnp.array(v, self._dtype) for k, v in (state | self._worlds.model_fields).items()
+        }
 
     @property
     def _renewal_interval(self) -> int:
@@ -233,7 +235,7 @@ class MjxEngine(TracedWorlds):
         return {
             k: self._put(v.astype(self._dtype))
             for k, v in rows.items()
-            if k in (*STATE, SENSORS, *self._model_fields)
+            if k in (*self.suite.state_fields, SENSORS, *self._model_fields)
         }
 
     def _put(self, value: np.ndarray) -> jax.Array:

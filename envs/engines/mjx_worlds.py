@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from mujoco import mjx
 
-from fastsac.envs.engines.mjx_model import Indexed, edited, held_fields, solve, step1, step2
+from fastsac.envs.engines.mjx_model import edited, held_fields, solve, step1, step2, with_fields
 from fastsac.envs.outcome import endings, observation, outcome
-from fastsac.envs.suite import SENSORS, STATE, Suite
+from fastsac.envs.suite import SENSORS, Suite
 
 # Worlds reset together, a share of all: resetting runs the position stage once more, and with
 # spread episode clocks one world in a thousand ends per step.
@@ -49,25 +49,16 @@ class TracedWorlds:
     def __init__(self, suite: Suite, num_envs: int, fast: bool):
         self.suite, self._num_envs = suite, num_envs
         self._dtype = jnp.zeros(()).dtype
-        solver = suite.task.fast_solver if fast else suite.task.solver
-        self._model = mjx.put_model(
-            edited(suite.model, solver if self._dtype == jnp.float32 else None), impl="jax"
-        )
+        budget = suite.task.fast_solver if fast else suite.task.solver
+        solver = budget if self._dtype == jnp.float32 else None
+        self._model = mjx.put_model(edited(suite.model, solver, suite.model_fields), impl="jax")
         self._model_fields = held_fields(self._model, suite)
 
     def _blank(self) -> mjx.Data:
         return mjx.make_data(self._model)
 
     def _with(self, fields: dict[str, jax.Array]) -> mjx.Model:
-        if not fields:
-            return self._model
-        constants = {k: getattr(self._model, k) for k in fields}
-        return self._model.replace(
-            **{
-                k: v if isinstance(constants[k], jax.Array) else Indexed(constants[k], v)
-                for k, v in fields.items()
-            }
-        )
+        return with_fields(self._model, fields) if fields else self._model
 
     def _fields(self, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {k: row[k] for k in self._model_fields}
@@ -83,8 +74,9 @@ class TracedWorlds:
         """
         fields = self._fields(row)
         model = self._with(fields)
-        data = self._blank().replace(**{k: row[k] for k in STATE})
-        data = step1(model, data)
+        blank = self._blank()
+        state = {k: row[k].astype(getattr(blank, k).dtype) for k in self.suite.state_fields}
+        data = step1(model, blank.replace(**state))
         if SENSORS in row:
             data = data.replace(qacc=row["qacc_warmstart"], sensordata=row[SENSORS])
         else:

@@ -33,8 +33,9 @@ from fastsac.envs.engines.pool import SLAB, StatePool, pool_size
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.engines.warp_physics import WarpPhysics
 from fastsac.envs.initial_states import Rows
+from fastsac.envs.model_fields import field
 from fastsac.envs.outcome import endings, outcome
-from fastsac.envs.suite import STATE, Suite
+from fastsac.envs.suite import Suite
 
 
 class WarpEngine:
@@ -154,7 +155,8 @@ class WarpEngine:
     def get_state(self) -> dict[str, torch.Tensor]:
         """See Engine.get_state; float32."""
         state = self._state()
-        return {k: state[k] for k in (*STATE, *self.physics.model_fields)}
+        names = (*self.suite.state_fields, *self.physics.model_fields)
+        return {k: state[k].float() for k in names}
 
     def set_state(self, state: Rows) -> torch.Tensor:
         """See Engine.set_state; the observation is C MuJoCo's of the same state."""
@@ -298,7 +300,7 @@ class WarpEngine:
         parts = []
         for start in range(0, count, SLAB):
             at = np.arange(start, start + SLAB) % count
-            part = {k: rows[k][at] for k in (*STATE, *self.suite.model_fields)}
+            part = {k: rows[k][at] for k in (*self.suite.state_fields, *self.suite.model_fields)}
             with self._c_mujoco_is_used:
                 part["obs"] = self._c_mujoco.set_state(part).numpy()
                 part |= {k: self._c_mujoco.read(k) for k in names if k not in part}
@@ -308,5 +310,5 @@ class WarpEngine:
     def _model_fields_of(self, count: int) -> Rows:
         """The model's own values of those fields that a state may leave out."""
         model = self.suite.model
-        values = {k: np.asarray(getattr(model, k)) for k in self.suite.model_fields}
+        values = {k: field(model, k) for k in self.suite.model_fields}
         return {k: np.broadcast_to(v, (count, *v.shape)) for k, v in values.items()}

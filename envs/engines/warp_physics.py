@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import copy
+import operator
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +17,8 @@ from mujoco.mjx.third_party import mujoco_warp as mjw
 
 from fastsac.envs.engines.mjx_model import edited
 from fastsac.envs.initial_states import InitialStates
-from fastsac.envs.suite import STATE, Suite
+from fastsac.envs.model_fields import PER_WORLD_OPTIONS, field, write_field
+from fastsac.envs.suite import FLAGS, Suite
 
 # Of geoms that hang on the world alone Warp never computes the place: it comes with an episode.
 _MOVED_BY = {"geom_pos", "geom_quat", "body_pos", "body_quat"}
@@ -29,6 +31,7 @@ _SHORT_FIELDS = {
     *("qpos", "qvel", "act", "ctrl", "qacc", "qacc_warmstart", "sensordata", "time"),
     *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos"),
     *("site_xmat", "subtree_com", "cinert", "cdof", "cvel", "ten_length", "xanchor", "xaxis"),
+    *("qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat", "userdata"),
 }
 _SHORT_SENSORS = {
     int(getattr(mujoco.mjtSensor, f"mjSENS_{name}"))
@@ -115,7 +118,8 @@ class WarpPhysics:
         self, suite: Suite, num_envs: int, fast: bool, fields: set[str], device: wp.Device
     ):
         self._suite, self._device = suite, device
-        model = edited(suite.model, suite.task.fast_solver if fast else None)
+        solver = suite.task.fast_solver if fast else None
+        model = edited(suite.model, solver, suite.model_fields)
         rows = {k: num_envs for k in suite.model_fields if _is_per_world(k)}
         terrains = (_TERRAIN,) if _TERRAIN in suite.model_fields else ()
         self.model_fields = (*rows, *terrains)
@@ -128,13 +132,17 @@ class WarpPhysics:
         if unknown := sorted(fields - {*mjw.Data.__dataclass_fields__}):
             raise NotImplementedError(f"it has no {unknown[0]}, which the task reads")
         places = _PLACES if _MOVED_BY & {*self.model_fields} else ()
-        self.reset_fields = (*STATE, "time", *self.model_fields, *places)
+        state = tuple(dict.fromkeys((*suite.state_fields, "time")))
+        self.reset_fields = (*state, *self.model_fields, *places)
         contacts, constraints = _buffer_sizes(suite)
         try:
             with wp.ScopedDevice(device):
+                arrays = {k: n for k, n in rows.items() if k not in PER_WORLD_OPTIONS}
                 self.model = mjw.put_model(
-                    model, rows | {"geom_dataid": num_envs} if terrains else rows
+                    model, arrays | {"geom_dataid": num_envs} if terrains else arrays
                 )
+                for name in PER_WORLD_OPTIONS & {*rows}:
+                    _give_option(self.model, model, name, num_envs)
                 self.data = mjw.make_data(
                     model, nworld=num_envs, nconmax=contacts, njmax=constraints
                 )
@@ -219,14 +227,21 @@ class WarpPhysics:
 
     def _view(self, name: str, num_envs: int) -> torch.Tensor:
         of_model = name in self.model_fields
-        array = getattr(self.model if of_model else self.data, name)
+        array = operator.attrgetter(name)(self.model if of_model else self.data)
         # Warp splits geom_aabb in two.
-        shape = (num_envs, *getattr(self._suite.model, name).shape) if of_model else (num_envs, 0)
+        shape = (num_envs, *field(self._suite.model, name).shape) if of_model else (num_envs, 0)
         if not array.size:
-            device = wp.device_to_torch(self._device)
-            return torch.zeros(shape, dtype=torch.float32, device=device)
+            kind = torch.bool if name in FLAGS else torch.float32
+            return torch.zeros(shape, dtype=kind, device=wp.device_to_torch(self._device))
         view = wp.to_torch(array)
         return view.view(shape) if of_model else view
+
+
+def _give_option(model: mjw.Model, of: mujoco.MjModel, name: str, num_envs: int) -> None:
+    """Gives each world an option's value of its own."""
+    last = name.removeprefix("opt.")
+    values = np.tile(field(of, name), (num_envs, *[1] * field(of, name).ndim))
+    setattr(model.opt, last, wp.array(values, dtype=getattr(model.opt, last).dtype))
 
 
 def _give_terrains(model: mjw.Model, of: mujoco.MjModel, num_envs: int) -> None:
@@ -260,9 +275,10 @@ def replaced(owner: Any, **functions: Callable[..., Any]) -> Iterator[None]:
 
 
 def _is_per_world(name: str) -> bool:
-    """Whether Warp's model has a row a world of an array."""
-    field = mjw.Model.__dataclass_fields__.get(name)
-    return bool(field) and getattr(field.type, "shape", ("",))[:1] == ("*",)
+    """Whether Warp's model has a row a world of an array or an option."""
+    found = mjw.Model.__dataclass_fields__.get(name)
+    is_array = bool(found) and getattr(found.type, "shape", ("",))[:1] == ("*",)
+    return is_array or name in PER_WORLD_OPTIONS
 
 
 def _buffer_sizes(suite: Suite) -> tuple[int, int]:
@@ -277,10 +293,10 @@ def _buffer_sizes(suite: Suite) -> tuple[int, int]:
     contacts = constraints = 0
     for i in range(_TRIED_EPISODES):
         for name in suite.model_fields:
-            getattr(model, name)[...] = rows[name][i]
+            write_field(model, name, rows[name][i])
         mujoco.mj_resetData(model, data)
-        for name in STATE:
-            getattr(data, name)[:] = rows[name][i]
+        for name in suite.state_fields:
+            setattr(data, name, rows[name][i])
         for _ in range(_TRIED_STEPS):
             data.ctrl[:] = suite.control(random.uniform(-1, 1, suite.action_dim))
             mujoco.mj_step(model, data, suite.substeps)
