@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import mujoco
 import torch
 from gymnasium.vector import AutoresetMode
 
@@ -21,6 +22,7 @@ from fastsac.envs.devices import (
 )
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
+from fastsac.envs.engines.world_models import velocity_acts
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find
 from fastsac.envs.reset_arguments import integer
@@ -139,9 +141,10 @@ def _engines_own_for_jax(given: torch.device | None, engine: Engine) -> torch.de
     return engine.device
 
 
-def _require_room(task: Task, num_envs: int) -> None:
+def _require_room(suite: Suite, num_envs: int) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if num_envs * world_bytes(task) > memory:
+    models = num_envs if suite.model_fields and velocity_acts(suite) else 0  # of their own
+    if num_envs * world_bytes(suite.task) + models * mujoco.mj_sizeModel(suite.model) > memory:
         raise EngineUnavailable(
             f"num_envs {num_envs} is more than fits into this machine's {memory / 1e9:.0f} GB"
         )
@@ -149,7 +152,7 @@ def _require_room(task: Task, num_envs: int) -> None:
 
 def _built(engine: str, suite: Suite, num_envs: int, fast: bool) -> Engine:
     if engine == "native":
-        _require_room(suite.task, num_envs)
+        _require_room(suite, num_envs)
         require_jax_cpu()
         return NativeEngine(suite, num_envs)
     try:

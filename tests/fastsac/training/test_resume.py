@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import fastsac
+from fastsac.envs import registry
 from fastsac.errors import CheckpointError, ConfigError, RunError
 from fastsac.runs import checkpoint_file
 from fastsac.runs.listing import read_metrics
@@ -22,6 +23,7 @@ from fastsac.training.config import recorded_config
 from fastsac.training.loop import TrainingRun
 from fastsac.training.presets import preset_config
 from fastsac.training.state import TrainingState
+from tests.envs import random_tasks
 
 PLAIN = dict(
     num_envs=3,
@@ -139,6 +141,21 @@ def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
         assert checkpoint_file.load(run)["counters"]["steps"] == step + 3
     fastsac.resume(run)
     assert_same_end(run, expected.run_dir)
+
+
+def test_a_task_with_a_clock_delays_and_muscles_goes_on_as_well(tmp_path, monkeypatch):
+    """What of a state is no position, velocity or activation moves it, or its task reads it."""
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    random_tasks.register("drawn", 4)
+    dirs = [tmp_path / "whole", tmp_path / "stopped"]
+    fastsac.train(config(dirs[0], task="drawn"))
+    stop_at(monkeypatch, 270, 450)
+    with pytest.raises(SystemExit):
+        fastsac.train(config(dirs[1], task="drawn"))
+    with pytest.raises(SystemExit):
+        fastsac.resume(dirs[1])
+    fastsac.resume(dirs[1])
+    assert_same_end(dirs[1], dirs[0])
 
 
 @pytest.fixture
