@@ -10,12 +10,10 @@ import collections
 import ctypes
 import logging
 import os
-import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +27,18 @@ from mujoco.batch import Batch
 from fastsac.envs.c_fields import Mirror, read_fields, shaped
 from fastsac.envs.dlpack import aliased, aligned
 from fastsac.envs.engines import Step
+from fastsac.envs.engines.native_warnings import (
+    DIVERGING,
+    WARNINGS,
+    is_not_counted,
+    warnings_are_counted,
+)
 from fastsac.envs.engines.world_models import WorldModels, velocity_acts
 from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.outcome import DIVERGED, endings, observation, outcome
 from fastsac.envs.registry import Task
 from fastsac.envs.suite import FLAGS, Suite
 
-_WARNINGS = [n.removeprefix("mjWARN_").lower() for n in list(mujoco.mjtWarning.__members__)[:-1]]
-_DIVERGED = [_WARNINGS.index(kind) for kind in ("badctrl", "badqpos", "badqvel", "badqacc")]
 # With these stages at the new state a step is mj_step2, mj_step1: the next one continues from them.
 _AS_STEP1 = int(mujoco.mjtStage.mjSTAGE_VEL)
 _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
@@ -48,7 +50,6 @@ _CALIBRATION_STEPS = 30
 # Measured with 16 to 1024 worlds: 0.18 to 0.29 MB each of most domains, and these.
 _WORLD_BYTES = {"dog": 2_500_000, "quadruped_escape": 14_000_000}
 
-_this_thread = threading.local()
 _batches = weakref.WeakSet[Batch]()
 
 
@@ -103,9 +104,9 @@ class NativeEngine:
         self._begins_still = np.zeros(num_envs, bool)
 
         self.warnings: collections.Counter[str] = collections.Counter()
-        self._warned_before = np.zeros((num_envs, len(_WARNINGS)), np.int32)
+        self._warned_before = np.zeros((num_envs, len(WARNINGS)), np.int32)
         # dm_control logs each of MuJoCo's warnings; those of the engine's steps are counted here.
-        logging.getLogger("absl").addFilter(_is_not_counted)
+        logging.getLogger("absl").addFilter(is_not_counted)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="native-engine")
         self._pending: Future[None] | None = None
         self._pool: InitialStates | None = None
@@ -127,6 +128,7 @@ class NativeEngine:
         index = np.flatnonzero(worlds)
         rows = self._pool.take(index.size) if seeds is None else self._pool.first_rows(seeds)
         self._clocks[index] = 0
+        self._begins_still[index] = self._first_step_is_step2
         self._initialise(index, rows)
         return torch.from_numpy(self._observe())
 
@@ -215,7 +217,7 @@ class NativeEngine:
             self._step()
 
     def _step(self) -> None:
-        with _warnings_are_counted():
+        with warnings_are_counted():
             self._batch.step(nstep=self.suite.substeps, stage=_AS_STEP1)
 
     def _reset_where(self, done: np.ndarray, obs: np.ndarray) -> np.ndarray:
@@ -240,13 +242,13 @@ class NativeEngine:
             values[worlds] = rows[name]
         self._models.write(worlds, rows)
         self._model_fields.refresh()
-        with self._models.without_actuation(worlds), _warnings_are_counted():
+        with self._models.without_actuation(worlds), warnings_are_counted():
             self._batch.forward(worlds)
         self._state["qacc_warmstart"][worlds] = rows["qacc_warmstart"]
         if self._velocity_acts:
             # A state that was written to is begun anew with mj_step1: done here, it is not then.
             still = worlds[self._begins_still[worlds]]
-            with self._models.without_actuation(still), _warnings_are_counted():
+            with self._models.without_actuation(still), warnings_are_counted():
                 self._batch.forward(worlds, stage=_AS_STEP1)
 
     def _count_warnings(self) -> np.ndarray:
@@ -260,15 +262,15 @@ class NativeEngine:
         new = np.where(numbers >= self._warned_before, numbers - self._warned_before, numbers)
         self._warned_before[:] = numbers
         for kind in np.flatnonzero(new.any(axis=0)):
-            if _WARNINGS[kind] not in self.warnings:
+            if WARNINGS[kind] not in self.warnings:
                 logging.getLogger("fastsac").warning(
                     "%s: MuJoCo warns of %s in world %d; env.warnings counts from here on",
                     self.suite.task.full_name,
-                    _WARNINGS[kind],
+                    WARNINGS[kind],
                     new[:, kind].argmax(),
                 )
-            self.warnings[_WARNINGS[kind]] += int(new[:, kind].sum())
-        return new[:, _DIVERGED].any(axis=1)
+            self.warnings[WARNINGS[kind]] += int(new[:, kind].sum())
+        return new[:, DIVERGING].any(axis=1)
 
     def _observe(self) -> np.ndarray:
         """Returns obs (B, obs_dim) float32."""
@@ -337,21 +339,6 @@ class NativeEngine:
         start = time.perf_counter()
         mujoco.mj_step(model, data, _CALIBRATION_STEPS * self.suite.substeps)
         return (time.perf_counter() - start) / _CALIBRATION_STEPS * 1e6
-
-
-@contextmanager
-def _warnings_are_counted() -> Iterator[None]:
-    _this_thread.counts = True
-    try:
-        yield
-    finally:
-        _this_thread.counts = False
-
-
-def _is_not_counted(record: logging.LogRecord) -> bool:
-    """Whether a warning comes from elsewhere: Batch's own threads are no threads of Python's."""
-    counts = getattr(_this_thread, "counts", False)
-    return not counts and not (record.threadName or "").startswith("Dummy-")
 
 
 def _keep_batches() -> None:
