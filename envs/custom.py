@@ -89,8 +89,11 @@ def register(
         reward=reward,
         terminate=terminate,
         randomised=tuple(randomised),
-        load=lambda random: _environment(
-            model.physics(), _Task(task, initialize, random), control_timestep, time_limit
+        load=lambda random: _Environment(
+            model.physics(),
+            _Task(task, initialize, random),
+            control_timestep=control_timestep,
+            time_limit=time_limit,
         ),
     )
     if any(form.fullmatch(name) for form in name_forms()):
@@ -175,12 +178,6 @@ class _Model:
         return physics
 
 
-def _environment(
-    physics: DmPhysics, task: "_Task", control_timestep: float, time_limit: float
-) -> control.Environment:
-    return _Environment(physics, task, control_timestep=control_timestep, time_limit=time_limit)
-
-
 class _Environment(control.Environment):
     """Begins each episode with the compiled model, as the engines do."""
 
@@ -202,6 +199,7 @@ class _Task(base.Task):
         self._task, self._initialize = task, initialize
         self.randomised = task.randomised
         self._written: WrittenFields | None = None
+        self._secret = set[str]()
         self._compiled: dict[Any, Any] = {}
 
     def initialize_episode(self, physics: Any) -> None:
@@ -221,8 +219,9 @@ class _Task(base.Task):
         initialize(physics, self.random)
         if physics.model.ptr is not self._written.model:
             raise ValueError("initialize replaces the model, which the engines keep")
-        if secret := set(self._written.names()) - {*self.randomised}:
-            raise ValueError(f"initialize writes {min(secret)}: name it in randomised")
+        self._secret |= set(self._written.names()) - {*self.randomised}
+        if self._secret:  # for good: the value stays in this model
+            raise ValueError(f"initialize writes {min(self._secret)}: name it in randomised")
 
     def get_observation(self, physics: Any) -> dict[str, np.ndarray]:
         values = self.evaluate(self._observed, physics)

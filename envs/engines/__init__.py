@@ -83,7 +83,7 @@ class Engine(Protocol):
         """Returns a copy of the episodes' clocks (B,) int64; waits for the device."""
 
     def get_state(self) -> dict[str, torch.Tensor]:
-        """Returns suite.STATE and the model fields that are per world."""
+        """Returns suite.state_fields and the model fields that are per world."""
 
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """Replaces these fields in all worlds, refreshes all else, and returns obs."""
