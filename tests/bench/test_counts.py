@@ -96,7 +96,7 @@ class Steps:
 
 
 def test_operations_a_vector_step():
-    """Of the loop beside the updates: acting, n-step returns, replay, episode sums."""
+    """Of the loop beside the updates: acting, n-step returns, replay, episode sums, faults."""
     config = preset_config("cheetah_run", "cpu", num_envs=4, learning_starts=0)
     state = TrainingState(config)
     state.start()
@@ -104,4 +104,4 @@ def test_operations_a_vector_step():
         run = Steps(state, operations)
         train_loop(config, run, signals)
     state.close()
-    assert run.after[-1] - run.after[-2] <= 132, operations.count.most_common()
+    assert run.after[-1] - run.after[-2] <= 141, operations.count.most_common()
