@@ -26,8 +26,9 @@ _OPTIONS: dict[str, Any] = {"cpp.threads": 1}
 class CompiledStep:
     """Does gradient steps of one learner, compiled at the first of each kind.
 
-    A program is compiled for a batch size, with the actor and without. It takes the learner's
-    tensors as they are at each call; of the learner and its configuration nothing else may change.
+    A program is compiled for a batch's shape and layout, with the actor and without. It takes the
+    learner's tensors as they are at each call; of the learner and its configuration nothing else
+    may change.
 
     Args:
         learner: on a CPU.
@@ -37,7 +38,7 @@ class CompiledStep:
 
     def __init__(self, learner: LearnerState, fallback: Fallback):
         self._learner, self._fallback = learner, fallback
-        self._programs: dict[tuple[int, bool], _Step] = {}
+        self._programs: dict[Any, _Step] = {}
         self._is_eager = False
 
     def __call__(self, batch: Batch, noise: torch.Tensor, with_actor: bool) -> Metrics:
@@ -48,7 +49,7 @@ class CompiledStep:
         """
         if self._is_eager:
             return gradient_step(self._learner, batch, noise, with_actor)
-        kind = len(batch.reward), with_actor
+        kind = with_actor, len(batch.reward), *(column.stride() for column in batch)
         if kind in self._programs:
             return self._programs[kind](batch, noise)
         program = self._program(with_actor)

@@ -67,11 +67,15 @@ def test_a_bad_transition_skips_the_steps_that_it_reaches():
 
 
 @pytest.mark.slow
-def test_a_batch_of_another_size_is_a_program_of_its_own(close):
+def test_a_batch_of_another_size_or_layout_is_a_program_of_its_own(close):
     (eager, rows), (ours, replay) = setup(SMALL), setup(compiled(SMALL))
     for size in (B, 8, B):
         eager.learn(rows, size)
         ours.learn(replay, size)
+    batch = rows.sample(B)
+    assert not batch.obs.is_contiguous()  # a view of the replay's rows, unlike a user's own
+    for agent in (eager, ours):
+        agent.update(type(batch)(*(column.contiguous() for column in batch)))
     for key, value in weights(eager).items():
         close(weights(ours)[key], value, "float32 weights after 100 updates", key)
 
