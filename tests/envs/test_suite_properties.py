@@ -85,7 +85,7 @@ class Rollout:
         for _ in range(steps):
             action = torch.rand(env.num_envs, env.action_dim, generator=generator) * 2 - 1
             obs, reward, terminated, truncated, info = env.step(action)
-            assert set(info) == {"final_obs", "_final_obs", "invalid"}
+            assert set(info) == {"final_obs", "_final_obs", "invalid", "fault"}
             flags = {"terminated": terminated, "truncated": truncated}
             self._keep({"obs": obs, "reward": reward, **flags, **info}, overwrite)
             if overwrite:
@@ -95,7 +95,7 @@ class Rollout:
         self.handed_out.append(tensors)
         self.copies.append({name: value.clone() for name, value in tensors.items()})
         for value in tensors.values() if overwrite else ():
-            value.fill_(True if value.dtype == torch.bool else torch.nan)
+            value.fill_(torch.nan if value.is_floating_point() else 1)
 
     def __getitem__(self, name):
         """Returns (steps, B, ...); ``final_obs`` begins with the first observation (steps + 1)."""
