@@ -137,13 +137,13 @@ def parts(case):
 def test_conforms_to_the_spec(case):
     size = sum(int(np.prod(part.shape)) for part in case.dm.observation_spec().values())
     shapes = {"obs": (WORLDS, size), "final_obs": (WORLDS, size)}
-    floats = ("obs", "final_obs", "reward")
+    kinds = dict.fromkeys(("obs", "final_obs", "reward"), torch.float32) | {"fault": torch.uint8}
     for rollout in (case.run, case.short):
         for name, value in itertools.chain(*(step.items() for step in rollout.copies)):
             assert tuple(value.shape) == shapes.get(name, (WORLDS,)), name
-            assert value.dtype == (torch.float32 if name in floats else torch.bool), name
+            assert value.dtype == kinds.get(name, torch.bool), name
             assert value.isfinite().all(), name
-        assert not rollout["invalid"].any()
+        assert not rollout["invalid"].any() and not rollout["fault"].any()
     assert case.env.single_observation_space.shape == (size,)
     assert not case.env.warnings
 
