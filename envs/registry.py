@@ -110,7 +110,9 @@ class Task:
 
 
 _TASKS: dict[str, Task] = {}
-_FILES: dict[str, tuple[bytes, list[str]]] = {}  # what each held when it was run, and registered
+_FILES: dict[
+    str, tuple[bytes, dict[str, Task]]
+] = {}  # what each held when it was run, and registered
 _FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., Task]]] = {}
 _held: list[dict[str, Task]] = []  # one for all who hold, once each
 
@@ -197,8 +199,9 @@ def find(name: str) -> Task:
 
 def _find(name: str) -> Task:
     if name in _TASKS:
-        file = next((file for file, (_, names) in _FILES.items() if name in names), None)
-        return _find_in_file(file, name) if file and os.path.isfile(file) else _TASKS[name]
+        task = _TASKS[name]
+        file = next((file for file, (_, own) in _FILES.items() if own.get(name) is task), None)
+        return _find_in_file(file, name) if file and os.path.isfile(file) else task
     if match := re.fullmatch(r"(.+\.py)(?::(.+))?", name):
         return _find_in_file(*match.groups())
     for pattern, build in _FAMILIES.values():
@@ -221,30 +224,33 @@ def _find_in_file(path: str, name: str | None) -> Task:
         missing = not os.path.isfile(file)
         what = f"there is no file {path!r}" if missing else f"cannot read {path}: {error.strerror}"
         raise UnknownTask(what) from error
-    was, found = _FILES.get(file, (None, []))
+    was, found = _FILES.get(file, (None, {}))
     if content != was:
         found = _registered_by(file, path, found)
         _FILES[file] = content, found
     if name is None and len(found) == 1:
-        return _TASKS[found[0]]
+        (name,) = found
     if name in found:
-        return _TASKS[name]
+        return found[name]
     what = (
         f"registers {', '.join(found)}: name one as {path}:NAME" if found else "registers no task"
     )
     raise UnknownTask(f"{path} {what}")
 
 
-def _registered_by(file: str, path: str, before: list[str]) -> list[str]:
-    """Runs a file and returns the names of its tasks, which take the place of those before."""
+def _registered_by(file: str, path: str, before: Mapping[str, Task]) -> dict[str, Task]:
+    """Runs a file and returns its tasks by name, which take the place of those before."""
     kept = dict(_TASKS)
-    for name in before:
-        _TASKS.pop(name, None)
+    for name, task in before.items():
+        if _TASKS.get(name) is task:
+            del _TASKS[name]
     others = dict(_TASKS)
     try:
         runpy.run_path(file, run_name="fastsac_task")
-    except Exception as error:
+    except BaseException as error:
         _TASKS.clear()
         _TASKS.update(kept)
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise UnknownTask(f"{path}: {type(error).__name__}: {error}") from error
-    return sorted(name for name, task in _TASKS.items() if task is not others.get(name))
+    return {name: task for name, task in sorted(_TASKS.items()) if task is not others.get(name)}

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from fastsac.envs.initial_states import Rows
+from fastsac.envs.model_fields import write_field
 from fastsac.envs.suite import Suite, load
 
 
@@ -58,8 +59,12 @@ class Camera:
     def _frame(self, row: Rows) -> np.ndarray:
         physics = self._physics
         for name, value in row.items():
-            owner = physics.model.ptr if name in self._of_model else physics.data.ptr
-            getattr(owner, name)[...] = value
+            if name in self._of_model:
+                write_field(physics.model.ptr, name, value)
+            elif np.ndim(getattr(physics.data.ptr, name)):
+                getattr(physics.data.ptr, name)[...] = value
+            else:  # time
+                setattr(physics.data.ptr, name, float(value))
         physics.forward()
         if "hfield_data" in row:
             self._upload_terrain()

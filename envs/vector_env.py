@@ -87,9 +87,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._pid = os.getpid()
         self._take, self._give = ARRAYS[array]
         # What becomes of an engine's tensors, if anything.
-        self._hand_out = self._give
-        if engine.device != device:
-            self._hand_out = self._moved
+        self._hand_out = self._give if engine.device == device else self._moved
         self._state = "new"  # then "ready" and, between send and recv, "sent"; at last "closed"
         self.obs_dim, self.action_dim = engine.obs_dim, engine.suite.action_dim
         self.max_episode_steps = engine.suite.max_episode_steps
@@ -269,8 +267,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         the native engine the steps that follow are the same to the last bit.
         """
         self._require_ready()
-        state = {"seed": self._seed, "engine": self.engine.state_dict()}
-        return state | ({"ended": self._ended.state_dict()} if self._ended else {})
+        ended = self._ended and self._ended.state_dict()
+        return {"seed": self._seed, "engine": self.engine.state_dict(), "ended": ended}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state_dict of an env of the same task, engine and number of worlds.
@@ -282,6 +280,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
             self.recv()
+        if (state.get("ended") is None) != (self._ended is None):
+            raise ValueError("the state is of an env with another autoreset_mode")
         self._state = "new"  # if it fails, the worlds must be reset
         self.engine.load_state_dict(state["engine"])
         self._seed = state["seed"]

@@ -85,8 +85,8 @@ class NativeEngine:
         _batches.add(batch)
         self._velocity_acts = velocity_acts(suite)
         self._models = WorldModels(batch, suite.model_fields, whole=self._velocity_acts)
-        # Live views (B, ...).
-        self._state: Rows = {k: batch.bind(k) for k in suite.state_fields}
+        self._state: Rows = {k: batch.bind(k) for k in suite.state_fields}  # live views (B, ...)
+        self._reset_state = {k: v.copy() for k, v in self._state.items()}
         self._control = batch.bind("ctrl")
         # A world as mj_resetData leaves it; what Batch.reset checks takes as long as a small step.
         self._blank = batch.state[0].copy()
@@ -168,8 +168,8 @@ class NativeEngine:
 
     def set_state(self, state: Rows) -> torch.Tensor:
         """See Engine.set_state."""
-        current = {k: v.numpy() for k, v in self.get_state().items()}
-        self._initialise(np.arange(self._num_envs), current | state)
+        rows = {k: v.numpy() for k, v in self.get_state().items()} | state
+        self._initialise(np.arange(self._num_envs), rows)
         return torch.from_numpy(self._observe())
 
     def read(self, name: str) -> np.ndarray:
@@ -191,7 +191,8 @@ class NativeEngine:
         self._draw_from(**state["initial_states"])
         self._clocks[:] = state["clocks"].numpy()
         self._begins_still[:] = state.get("begins_still", False)
-        rows = {k: v.numpy() for k, v in state["state"].items()}
+        # A checkpoint of format 4 has no more of a custom task than of the suite's.
+        rows = self._reset_state | {k: v.numpy() for k, v in state["state"].items()}
         self._initialise(np.arange(self._num_envs), rows)
 
     def check(self) -> None:
@@ -225,7 +226,7 @@ class NativeEngine:
         worlds = np.flatnonzero(done)
         if not worlds.size:
             return obs.copy()
-        assert self._pool, "reset comes before step"
+        assert self._pool
         self._begins_still[worlds] = self._first_step_is_step2
         self._initialise(worlds, self._pool.take(worlds.size))
         self._clocks[worlds] = 0
@@ -274,8 +275,7 @@ class NativeEngine:
 
     def _observe(self) -> np.ndarray:
         """Returns obs (B, obs_dim) float32."""
-        obs = self._evaluate(self._observation)
-        return obs.view(np.float32).reshape(self._num_envs, -1)
+        return self._evaluate(self._observation).view(np.float32).reshape(self._num_envs, -1)
 
     def _outcomes(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Returns obs (B, obs_dim), reward (B,), and what became of the episodes, each (B,).

@@ -210,7 +210,7 @@ class WarpEngine:
         """Puts all worlds into the states of completed rows, and returns obs."""
         self.physics.write({k: torch.from_numpy(v) for k, v in rows.items()})
         self._obs = self._pool.put(rows["obs"])
-        return torch.from_numpy(rows["obs"]).to(self.device)
+        return torch.from_numpy(rows["obs"].copy()).to(self.device)  # jax may keep this memory
 
     def on_own_stream(self) -> Any:
         """Has torch queue on the engine's stream, behind what the caller's holds now."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from fastsac.learner.cuda_graph import Fallback
 from fastsac.learner.gradient_step import Metrics, gradient_step
@@ -50,12 +51,14 @@ class CompiledStep:
         if self._is_eager:
             return gradient_step(self._learner, batch, noise, with_actor)
         kind = with_actor, len(batch.reward), *(column.stride() for column in batch)
+        # One tensor in two places would be taken for both in every later batch too.
+        batch = Batch(*(column.view_as(column) for column in batch))
         if kind in self._programs:
             return self._programs[kind](batch, noise)
         program = self._program(with_actor)
         try:
             metrics = program(batch, noise)
-        except Exception as error:
+        except TorchDynamoException as error:  # before anything has run
             if self._fallback.strict:
                 raise
             self._is_eager = True

@@ -45,6 +45,7 @@ class SAC(LearnerState):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__(obs_dim, action_dim, config, device, seed, peers, dtype)
+        self._peers = peers
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held_obs: dict[Any, torch.Tensor] = {}
@@ -59,7 +60,13 @@ class SAC(LearnerState):
         return said if self._compiled else ""
 
     def __getstate__(self) -> tuple[Any, ...]:
-        """What copy and pickle take: an agent's memory is views, which they would cut."""
+        """What copy and pickle take: an agent's memory is views, which they would cut.
+
+        Raises:
+            TypeError: it learns with peers, which a copy would not.
+        """
+        if self._peers:
+            raise TypeError("an agent that learns with peers cannot be copied: they would not know")
         made_of = self.obs_dim, self.action_dim, self.config, self.device
         return (*made_of, self._fallback.strict, self.actor_flat.dtype, self.state_dict())
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 
 _PERIOD = 5.0  # seconds from one trial of other numbers to the next
-_BLOCKS = 3  # that are timed of each
+_CYCLES = 3  # of blocks that are timed of each
 _SLOW = 3.0  # times the present number's time, after which one block of a number is enough
 _MOST_SHARE = 0.03  # of the time, for trials; another number may be much slower
 
@@ -28,12 +28,14 @@ class LearnerThreads:
 
     Args:
         device: the learner's.
+        cycle: so many blocks are alike; one of them alone may lack the actor's updates.
 
     Attributes:
         count: threads of the updates now.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, cycle: int = 1):
+        self._blocks, self._untimed = _CYCLES * cycle, 2 * cycle  # the first may compile
         self.count = self._most = torch.get_num_threads()
         chosen = "OMP_NUM_THREADS" in os.environ or device.type != "cpu"
         self._adapts = self._most > 1 and not chosen
@@ -44,6 +46,10 @@ class LearnerThreads:
     def timed(self) -> Iterator[None]:
         """Times a block of updates, as long as any other, that is done within."""
         if not self._adapts:
+            yield
+            return
+        if self._untimed:
+            self._untimed -= 1
             yield
             return
         start = time.monotonic()
@@ -68,15 +74,15 @@ class LearnerThreads:
 
     def _is_tried(self, number: int) -> bool:
         times, present = self._trial[number], self._trial[self.count]
-        is_slow = bool(times) and number != self.count and min(times) > _SLOW * min(present)
-        return is_slow or len(times) == _BLOCKS
+        is_slow = bool(times) and number != self.count and min(times) > _SLOW * max(present)
+        return is_slow or len(times) == self._blocks
 
     def _choose(self) -> None:
-        medians = {n: statistics.median(times) for n, times in self._trial.items()}
-        fastest = min(medians, key=medians.__getitem__)
+        means = {n: statistics.fmean(times) for n, times in self._trial.items()}
+        fastest = min(means, key=means.__getitem__)
         if fastest == self.count:
             blocks = sum(map(len, self._trial.values()))
-            lost = max(0.0, self._cost - blocks * medians[fastest])
+            lost = max(0.0, self._cost - blocks * means[fastest])
             self._next = time.monotonic() + max(_PERIOD, lost / _MOST_SHARE)
         self.count, self._trial = fastest, {}
         torch.set_num_threads(self.count)

@@ -110,7 +110,9 @@ class TrainingRun:
             self._open_parts(opened, loaded)
             if not loaded:  # a disk that takes no checkpoint is found out now
                 self._save(required=True)
-            self._threads = LearnerThreads(self.state.env.device)
+            delay = config.sac.policy_delay
+            cycle = delay // math.gcd(delay, config.updates_per_vector_step)
+            self._threads = LearnerThreads(self.state.env.device, cycle)
             opened.callback(self._threads.close)
             self._profiler = Profiler(self.path) if config.profile else None
             opened.callback(self._close_profiler)

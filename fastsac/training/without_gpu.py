@@ -1,5 +1,6 @@
 """What a run made for a GPU is told where it has none: what that costs, and what suits a CPU."""
 
+import dataclasses
 import time
 import warnings
 from typing import Any
@@ -49,7 +50,8 @@ def update_seconds(config: TrainConfig, env: VectorEnv) -> float:
     """Measures an update of the run's size with a learner that is then forgotten."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run's own learner says it again
-        agent = SAC(env.obs_dim, env.action_dim, config.sac, env.device, config.seed)
+        sac = dataclasses.replace(config.sac, compile_updates=False)  # which takes longer than this
+        agent = SAC(env.obs_dim, env.action_dim, sac, env.device, config.seed)
     wide = {"obs": env.obs_dim, "next_obs": env.obs_dim, "action": env.action_dim}
     shapes = (
         [config.batch_size, wide[k]] if k in wide else [config.batch_size] for k in Batch._fields

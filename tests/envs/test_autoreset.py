@@ -174,3 +174,16 @@ def test_an_unknown_mode_gets_a_sentence():
     for mode in ("same", None, []):
         with pytest.raises(ValueError, match="NEXT_STEP, SAME_STEP, DISABLED"):
             fastsac.make("reacher_hard", autoreset_mode=mode)
+
+
+def test_a_state_of_another_mode_is_refused_and_costs_nothing(make):
+    same, next_step = (
+        make("cartpole_balance", num_envs=2, autoreset_mode=mode)
+        for mode in ("SAME_STEP", "NEXT_STEP")
+    )
+    for env, other in ((same, next_step), (next_step, same)):
+        env.reset(seed=0)
+        other.reset(seed=1)
+        with pytest.raises(ValueError, match="another autoreset_mode"):
+            other.load_state_dict(env.state_dict())
+        other.step(torch.zeros(2, 1))

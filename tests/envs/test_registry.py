@@ -186,3 +186,16 @@ def test_a_file_may_replace_what_another_registered(reward):
         find("two.py")
     write(2.0, file="two.py", more=", replace=True")
     assert reward("two.py") == 2
+    # Each file is its own task's, whoever has the name now.
+    assert (reward("one.py"), reward("two.py"), reward("one.py"), reward("edited")) == (1, 2, 1, 2)
+
+
+def test_a_file_that_exits_when_it_is_edited_loses_no_task(reward):
+    write(1.0)
+    assert reward("task.py") == 1
+    before = Path("task.py").read_text()
+    Path("task.py").write_text("raise SystemExit(3)")
+    with pytest.raises(UnknownTask, match="SystemExit: 3"):
+        find("edited")
+    Path("task.py").write_text(before)
+    assert reward("edited") == 1

@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+import fastsac
+from fastsac.envs import registry
 from fastsac.envs.registry import find
 from fastsac.envs.rendering import Camera
 from fastsac.envs.suite import load, load_suite
+from tests.envs.test_registry import MODEL
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +57,18 @@ def test_a_terrain_of_its_own_is_seen(make, few_states_ahead):
     env.set_state({name: values[[0, 0]] for name, values in state.items() if name != "hfield_data"})
     one, two = env.render()
     assert (one != two).mean() > 0.02  # the same robot in two landscapes
+
+
+def test_a_task_of_ones_own_is_seen_with_its_own_options(make, monkeypatch):
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    fastsac.register("mine", MODEL, lambda p: {"x": p.qpos}, lambda p: p.qpos[0] * p.time)
+    draw = {"opt.gravity": lambda random, default: random.uniform(0.5, 2) * default}
+    env = make("mine", num_envs=2, array="numpy", randomize=draw)
+    env.reset(seed=0)
+    before = env.render()[0]
+    for _ in range(5):
+        env.step(np.ones((2, 1)))
+    assert (env.render()[0] != before).any()
 
 
 def test_no_opengl_gets_a_sentence():

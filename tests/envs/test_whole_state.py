@@ -284,3 +284,18 @@ def test_the_suites_tasks_leave_the_rest_alone(task):
             np.testing.assert_array_equal(value, getattr(default, name), err_msg=name)
     assert not read_fields(suite)[0] & ({*REST} - {"ctrl"})
     assert mujoco.mjtSensor.mjSENS_CLOCK not in suite.model.sensor_type
+
+
+def test_a_state_from_before_the_whole_was_saved_goes_on(make):
+    register_terrain(None)
+    env, other = (make("drawn", num_envs=3, engine="native") for _ in range(2))
+    env.reset(seed=0)
+    saved = env.state_dict()
+    of_suite = {"qpos", "qvel", "act", "qacc_warmstart"}
+    state = saved["engine"]["state"]
+    old = {k: v for k, v in state.items() if k in of_suite}
+    assert old.keys() < state.keys()
+    other.load_state_dict(saved | {"engine": saved["engine"] | {"state": old}})
+    for _ in range(3):
+        action = torch.ones(3, env.action_dim)
+        assert torch.equal(env.step(action)[0], other.step(action)[0])

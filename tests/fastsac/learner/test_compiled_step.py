@@ -67,6 +67,16 @@ def test_a_bad_transition_skips_the_steps_that_it_reaches():
 
 
 @pytest.mark.slow
+def test_columns_that_were_one_tensor_at_first_may_be_two_later(close):
+    (eager, _), (ours, replay) = setup(SMALL), setup(compiled(SMALL))
+    first = type(replay.sample(B))(*(column.contiguous() for column in replay.sample(B)))
+    ones = torch.ones(B)
+    for steps in (ones, 30 * ones):
+        batch = first._replace(weight=ones, steps=steps)
+        close(ours.update(batch)["critic_loss"], eager.update(batch)["critic_loss"], "float32")
+
+
+@pytest.mark.slow
 def test_a_batch_of_another_size_or_layout_is_a_program_of_its_own(close):
     (eager, rows), (ours, replay) = setup(SMALL), setup(compiled(SMALL))
     for size in (B, 8, B):

@@ -43,6 +43,7 @@ def run(threads, now, seconds, blocks):
 def test_the_fastest_number_is_found_and_left_again(four):
     threads = LearnerThreads(CPU)
     busy, idle = {1: 0.1, 2: 0.2, 4: 1.6}, {1: 0.1, 2: 0.06, 4: 0.04}
+    assert run(threads, four, {4: 30.0}, 2) == [4] * 2  # they may compile
     assert run(threads, four, busy, 6) == [4] * 3 + [2] * 3
     assert run(threads, four, busy, 7) == [2] * 3 + [1] * 3 + [4]  # one of 4 shows it is slow
     assert run(threads, four, busy, 6) == [1] * 3 + [2] * 3 and threads.count == 1
@@ -62,6 +63,15 @@ def test_trials_take_a_small_share(four):
     began = four[0]
     used = run(threads, four, seconds, 100_000)
     assert set(used) == {1, 2} and four[0] - began < 1.04 * len(used) * 0.01
+
+
+def test_blocks_that_alternate_are_compared_by_whole_cycles(four):
+    """As with a delayed policy, whose turn is every other vector step's."""
+    threads = LearnerThreads(CPU, cycle=2)
+    for number in range(200):
+        dear = 2 if number % 2 else 1
+        run(threads, four, {n: dear * s for n, s in {1: 0.15, 2: 0.1, 4: 0.12}.items()}, 1)
+    assert threads.count == 2
 
 
 @pytest.mark.parametrize("why", ["a GPU", "OMP_NUM_THREADS", "one thread"])
