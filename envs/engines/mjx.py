@@ -24,9 +24,9 @@ from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.suite import SENSORS, Suite
 
-# XLA's arguments, results and temporaries of a step, in sizes of a world's mjx.Data: a guess on the
-# safe side until a GPU has measured it.
-_COPIES_OF_A_WORLD = 8
+# A step's arguments and temporaries, in sizes of a world's mjx.Data, are 1.2 to 1.4 by XLA's own
+# figures and 2.3 of humanoid's (bench/results/offline.md); a start makes worlds beside those there.
+_COPIES_OF_A_WORLD = 4
 
 
 _COUNTS = ("clocks", "rows", "filled", "taken")  # of the worlds and the pool, int32
