@@ -134,6 +134,7 @@ def test_nothing_of_the_training_starts_jax_or_cuda_when_it_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", RANKS)
 def test_ranks_learn_to_swing_up(ranks, tmp_path):
