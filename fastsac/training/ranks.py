@@ -4,7 +4,6 @@ They hold the same weights, since they average their gradients, and make the sam
 they agree on what only one of them can know: a signal, the clock. Rank 0 writes the run.
 """
 
-import functools
 import itertools
 import os
 import pickle
@@ -253,16 +252,18 @@ def _connect(number: int, hosts: bool) -> dist.Store:
     return dist.PrefixStore(f"fastsac {number}", store)
 
 
-@functools.cache
-def _visible_at_first() -> str | None:
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
+# CUDA_VISIBLE_DEVICES as this module has set it -> what was there before.
+_visible_before: dict[str, str | None] = {}
 
 
 def _confine() -> None:
     """Leaves CUDA one device, for torch, jax and Warp alike: none of them has started it yet."""
-    rank, visible = int(os.environ["LOCAL_RANK"]), _visible_at_first()
-    own = [str(rank)] if visible is None else visible.split(",")[rank : rank + 1]
-    os.environ["CUDA_VISIBLE_DEVICES"] = "".join(own)
+    rank, visible = int(os.environ["LOCAL_RANK"]), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # of this process's second run
+        visible = _visible_before.get(visible, visible)
+    own = "".join([str(rank)] if visible is None else visible.split(",")[rank : rank + 1])
+    _visible_before[own] = visible
+    os.environ["CUDA_VISIBLE_DEVICES"] = own
 
 
 ALONE = Ranks()
