@@ -29,9 +29,7 @@ from fastsac.envs.engines.mjx import MjxEngine
 from fastsac.envs.registry import find
 from fastsac.envs.suite import SENSORS, STATE, Suite, load_suite
 
-# What is compiled; all but "physics" are the engine's own programs.
-PROGRAMS = ("step", "set", "start", "physics")
-# The results that torch gets: the last ones.
+# The results of a program that torch gets: the last ones. "physics" is no program of the engine's.
 _TO_TORCH = {"step": 7, "set": 1, "start": 1, "physics": 0}
 
 
