@@ -31,6 +31,7 @@ TASKS = ("humanoid_walk", "walker_run", "cheetah_run", "cartpole_swingup", "reac
 _SCALED = ("cartpole_swingup", "walker_run")
 CPU_WORLDS, CPU_SCALE = 64, (256, 1024, 4096, 16384)
 GPU_WORLDS, GPU_SCALE = 4096, (64, 256, 1024, 8192, 16384)
+MJX_GPU_SCALE = (1024, 16384)
 # MJX is for tests on a CPU: there with humanoid's worlds it can wait for itself for ever.
 _MJX_ON_CPU = ("cheetah_run",)
 
@@ -60,6 +61,8 @@ def _on_gpu(quick: bool) -> Iterator[Case]:
     for worlds in GPU_SCALE[-1:] if quick else GPU_SCALE:
         yield from _warp(TASKS[0], worlds)
     # Last: MJX compiles for a minute a task.
+    for worlds in () if quick else MJX_GPU_SCALE:
+        yield from _mjx(TASKS[0], worlds, {})
     for task in TASKS[: 1 if quick else None]:
         yield from _mjx(task, GPU_WORLDS, _playground(task))
 

@@ -31,14 +31,26 @@ BATCH, STEPS = 4, 10
 
 @pytest.mark.parametrize("task", CASES)
 def test_a_free_run_in_float32(task, make, actions):
+    _require_a_free_run(task, make, actions)
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_free_run_on_the_gpu(task, make, actions):
+    _require_a_free_run(task, make, actions)
+
+
+def _require_a_free_run(task, make, actions):
     native, warp = (make(task, num_envs=BATCH, engine=e) for e in ("native", "warp"))
     # The first observations are C MuJoCo's own.
-    assert torch.equal(native.reset(seed=3)[0], warp.reset(seed=3)[0])
+    assert torch.equal(native.reset(seed=3)[0], warp.reset(seed=3)[0].cpu())
     qpos, obs = [], []
     *run, last = actions(native, STEPS + 1)
     for i, action in enumerate(run):
-        ours, theirs = warp.step(action), native.step(action)
-        qpos.append(_largest(warp.get_state()["qpos"] - native.get_state()["qpos"]))
+        theirs = native.step(action)
+        ours = [x.cpu() for x in warp.step(action.to(warp.device))[:4]]
+        qpos.append(_largest(_qpos(warp) - _qpos(native)))
         obs.append(_largest(ours[0] - theirs[0]))
         # A step from the same state; in a run on the ground float32's error grows.
         if i == 0 or not torch.stack([*qpos]).max() > 1e-4:
@@ -55,9 +67,13 @@ def test_a_free_run_in_float32(task, make, actions):
     moved = []
     for factor in (1.0, 1.01):
         warp.set_state(state)
-        warp.step(factor * last)
-        moved.append(warp.get_state()["qpos"])
+        warp.step(factor * last.to(warp.device))
+        moved.append(_qpos(warp))
     assert (moved[0] - moved[1]).abs().max() > 1e-7
+
+
+def _qpos(env):
+    return env.get_state()["qpos"].cpu()
 
 
 def _largest(difference: torch.Tensor) -> torch.Tensor:
