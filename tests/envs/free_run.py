@@ -36,8 +36,9 @@ FREE_RUN = {  # domain, or task: (qpos median, qpos worst, observation median)
 
 # Where the engine warp has figures of its own.
 OF_WARP = {
-    # Measured 2.4e-4, 9e-4 and 3e-2: four paws on the ground, touch and force observed.
-    "dog": (5e-4, 1e-2, 0.3),
+    # Measured 2.4e-4, 9e-4 and 3e-2, and on a GPU, where contacts come in any order, 1.7e-2 once:
+    # four paws on the ground, touch and force observed.
+    "dog": (5e-4, 5e-2, 0.3),
     # Measured 5.5e-3.
     "quadruped_fetch": (1e-2, 1e-1, 10.0),
 }

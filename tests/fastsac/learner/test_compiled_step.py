@@ -11,9 +11,6 @@ from torch._inductor import config as inductor
 from fastsac import SAC
 from tests.fastsac.learner.test_non_finite import ACT, CONFIGS, OBS, SMALL, B, held, setup
 
-QUICK = ("v2",)
-CASES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS]
-
 
 def compiled(config, **changes):
     return dataclasses.replace(config, compile_updates=True, **changes)
@@ -24,7 +21,8 @@ def weights(agent):
     return found | {"log_alpha": agent.log_alpha}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_they_are_the_eager_ones_to_rounding_and_the_same_each_time(name, close):
     """Two learners of one process, and one of other numbers that was compiled between them."""
     eager, rows = setup(CONFIGS[name])
@@ -43,7 +41,8 @@ def test_they_are_the_eager_ones_to_rounding_and_the_same_each_time(name, close)
     again.learn(twin, B, 20)
     for key, value in weights(ours).items():
         assert torch.equal(weights(again)[key], value), key
-        assert not torch.equal(weights(other)[key], value), key
+        is_learned = key != "log_alpha" or CONFIGS[name].temperature is None
+        assert not (is_learned and torch.equal(weights(other)[key], value)), key
     # What may change between updates takes effect, as in an eager one.
     before = weights(ours)["critics"].clone()
     ours.learning_rate.fill_(0)
@@ -51,9 +50,12 @@ def test_they_are_the_eager_ones_to_rounding_and_the_same_each_time(name, close)
     assert torch.equal(weights(ours)["critics"], before)
 
 
-def test_a_bad_transition_skips_the_steps_that_it_reaches():
-    agent, replay = setup(compiled(SMALL))
-    agent.learn(replay, B)
+def test_a_bad_transition_skips_the_steps_that_it_reaches(close):
+    (eager, rows), (agent, replay) = setup(SMALL), setup(compiled(SMALL))
+    for one, of in ((eager, rows), (agent, replay)):
+        one.learn(of, B, 3)
+    for key, value in weights(eager).items():
+        close(weights(agent)[key], value, "float32 weights after 100 updates", key)
     before = held(agent)
     batch = replay.sample(B)
     batch.reward[3] = math.nan
