@@ -1,19 +1,28 @@
 """Initial states, drawn by dm_control's own initialize_episode in background threads."""
 
 import collections
+import contextlib
+import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from fastsac.envs.drawing import Drawer, answer
 from fastsac.envs.model_fields import field, write_field
-from fastsac.envs.suite import SENSORS, Suite, load
+from fastsac.envs.registry import UnknownTask, find
+from fastsac.envs.suite import SENSORS, Suite, load, load_suite
 
-# Rows that the thread draws at a time, and how many such jobs it is ahead.
+# Rows that a thread draws at a time, and how many such jobs they are ahead.
 _ROWS_A_JOB = 16
 _JOBS_AHEAD = 4
+# Drawing that takes longer, in seconds of a control step, is done in processes.
+_MOST_IN_THREADS = 1e-3
+
+_log = logging.getLogger("fastsac")
 
 Rows = dict[str, np.ndarray]
 
@@ -29,14 +38,20 @@ class InitialStates:
         suite: the task.
         seed: two sequences with the same seed give the same rows.
         start: the number of rows to skip, so that a resumed run goes on where it stopped.
-        threads: how many draw. MuJoCo steps without Python's lock, which cheetah's 200 steps before
-            an episode make worth it; each thread has dm_control's environment of its own.
+        threads: how many draw, each with dm_control's environment of its own.
+        rows_a_step: how many a control step uses up. Where that costs much of Python's lock, which
+            a loop of 4,096 worlds needs itself, each thread has a process that draws for it.
     """
 
-    def __init__(self, suite: Suite, seed: int, start: int = 0, threads: int = 1):
+    def __init__(
+        self, suite: Suite, seed: int, start: int = 0, threads: int = 1, rows_a_step: float = 0.0
+    ):
         self.suite = suite
         self._of_thread = threading.local()
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="initial-states")
+        self._threads, self._rows_a_step = threads, rows_a_step
+        self._in_processes = False
+        self._drawers: list[Drawer] = []
         self._ahead: collections.deque[Future[list[Rows]]] = collections.deque()
         self._drawn: collections.deque[Rows] = collections.deque()
         self.begin(seed, start)
@@ -72,7 +87,7 @@ class InitialStates:
 
     def first_rows(self, seeds: Sequence[int]) -> Rows:
         """Returns the first row of each seed's sequence; this one's stays where it is."""
-        return _stacked([*self._workers.map(lambda seed: self._row(seed, 0), seeds)])
+        return _stacked([*self._workers.map(lambda seed: self.row(seed, 0), seeds)])
 
     def state_dict(self) -> dict[str, int]:
         """Returns the arguments that continue this sequence: seed and start."""
@@ -89,13 +104,16 @@ class InitialStates:
                 job.result()
 
     def close(self) -> None:
-        """Ends the background threads."""
+        """Ends the background threads and processes."""
         self._workers.shutdown(wait=True, cancel_futures=True)
+        for drawer in self._drawers:
+            drawer.close()
+        self._drawers.clear()
 
     def _next_job(self) -> list[Rows]:
-        while len(self._ahead) <= _JOBS_AHEAD:
+        while len(self._ahead) <= max(_JOBS_AHEAD, self._threads * self._in_processes):
             job = range(self._next_row, self._next_row + _ROWS_A_JOB)
-            self._ahead.append(self._workers.submit(lambda job: [*map(self._draw, job)], job))
+            self._ahead.append(self._workers.submit(self._draw, job))
             self._next_row = job.stop
         return self._ahead.popleft().result()
 
@@ -106,10 +124,45 @@ class InitialStates:
             self._of_thread.env = load(self.suite.task, 0)
         return self._of_thread.env
 
-    def _draw(self, index: int) -> Rows:
-        return self._row(self._seed, index)
+    def _draw(self, job: range) -> list[Rows]:
+        """Draws rows in this thread or in its process, and sees what they cost."""
+        seed = self._seed
+        if self._in_processes:
+            try:
+                return self._drawer.rows(seed, job)
+            except (EOFError, OSError) as error:
+                if self._in_processes:  # of several threads one says it
+                    self._in_processes, self._rows_a_step = False, 0.0
+                    _log.warning(
+                        f"a process that drew initial states ended ({type(error).__name__}): "
+                        "they are drawn in threads from here on"
+                    )
+        assert self._env  # loaded before the clock starts
+        began = time.thread_time()
+        rows = [self.row(seed, index) for index in job]
+        cost = (time.thread_time() - began) / len(job) * self._rows_a_step
+        if cost > _MOST_IN_THREADS and not self._in_processes:
+            self._in_processes = self._is_found_by_name()
+        return rows
 
-    def _row(self, seed: int, index: int) -> Rows:
+    @property
+    def _drawer(self) -> Drawer:
+        """The thread's process."""
+        if not hasattr(self._of_thread, "drawer"):
+            self._of_thread.drawer = Drawer(__name__, self.suite.task.full_name)
+            self._drawers.append(self._of_thread.drawer)
+        return self._of_thread.drawer
+
+    def _is_found_by_name(self) -> bool:
+        """Whether another process would draw the same: it has no task but the suite's own."""
+        task = self.suite.task
+        if not task.domain or task.load or self.suite.randomization.drawn:
+            return False
+        with contextlib.suppress(UnknownTask):
+            return find(task.full_name) == task
+        return False
+
+    def row(self, seed: int, index: int) -> Rows:
         """Draws row number ``index`` of a seed's sequence."""
         of_row = _seed_sequence(seed, index, 0).generate_state(8)
         if self.suite.task.model_is_drawn:
@@ -131,6 +184,12 @@ class InitialStates:
             k: np.array(getattr(data, k), np.float64) for k in (*self.suite.state_fields, SENSORS)
         }
         return row | {k: np.array(field(model, k), np.float64) for k in self.suite.model_fields}
+
+
+def serve(task: str) -> None:
+    """Draws a task's rows for a Drawer of another process, until that goes."""
+    source = InitialStates(load_suite(find(task)), 0)
+    answer(lambda seed, job: [source.row(seed, index) for index in job])
 
 
 def _seed_sequence(seed: int, index: int, use: int) -> np.random.SeedSequence:

@@ -19,7 +19,7 @@ from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds
-from fastsac.envs.engines.pool import SLAB, drawing_threads, pool_size, renewed
+from fastsac.envs.engines.pool import SLAB, drawn_for, pool_size, renewed
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.suite import SENSORS, Suite
@@ -84,10 +84,10 @@ class MjxEngine(TracedWorlds):
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
-        self.close()
-        self._source = InitialStates(self.suite, seed, threads=drawing_threads())
+        self._drop()
+        source = self._source = self._drawn(seed)
         self._written = (math.ceil(self._num_envs / SLAB) + 2) * SLAB
-        rows = self._cast(self._source.take(self._written))
+        rows = self._cast(source.take(self._written))
         empty = self._pool_rows - self._written
         pool = {k: jnp.pad(v, [(0, empty)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
         self._steps_until_renewal = self._renewal_interval
@@ -168,10 +168,8 @@ class MjxEngine(TracedWorlds):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine.load_state_dict."""
-        self.close()
-        self._source = InitialStates(
-            self.suite, **state["initial_states"], threads=drawing_threads()
-        )
+        self._drop()
+        self._source = self._drawn(**state["initial_states"])
         self._written = state["written"]
         self._steps_until_renewal = state["steps_until_renewal"]
         counts = {k: self._put(v.numpy()) for k, v in state["counts"].items()}
@@ -187,12 +185,23 @@ class MjxEngine(TracedWorlds):
 
     def close(self) -> None:
         """See Engine.close; a step under way is waited for and dropped."""
+        self._drop()
+        if self._source:
+            self._source.close()
+        self._source = None
+
+    def _drop(self) -> None:
         if self._thread:
             self._thread.shutdown()
         self._thread = self._sent = None
         self._lent = ()
-        if self._source:
-            self._source.close()
+
+    def _drawn(self, seed: int, start: int = 0) -> InitialStates:
+        """Returns the source of initial states, at a place of a seed's sequence."""
+        if not self._source:
+            return drawn_for(self.suite, self._num_envs, seed, start)
+        self._source.begin(seed, start)
+        return self._source
 
     def _current_rows(self) -> dict[str, jax.Array]:
         """Copies of the fields of a state: the originals are donated to the next step."""

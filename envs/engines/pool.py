@@ -14,12 +14,13 @@ from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.suite import Suite
 
 SLAB = 64  # rows that are drawn and renewed together
-_THREADS = 4  # that draw, where there are cores for them
+_DRAW = 8  # at most; where there are cores for them, and as many left for the loop
 
 
-def drawing_threads() -> int:
-    """Returns how many threads draw for a pool."""
-    return min(_THREADS, len(os.sched_getaffinity(0)))
+def drawn_for(suite: Suite, num_envs: int, seed: int, start: int = 0) -> InitialStates:
+    """Returns the initial states that a GPU's worlds begin with, drawn by as many as is fast."""
+    threads = min(_DRAW, max(2, len(os.sched_getaffinity(0)) // 2))
+    return InitialStates(suite, seed, start, threads, num_envs / suite.max_episode_steps)
 
 
 def pool_size(num_envs: int) -> int:
@@ -127,19 +128,24 @@ class StatePool:
             self._ahead.result()
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads and processes."""
         if self._worker:
             self._worker.shutdown(cancel_futures=True)
         if self._source:
             self._source.close()
+        self._source = self._worker = None
 
     def put(self, value: np.ndarray) -> jax.Array:
         """Returns the value on the device."""
         return jax.device_put(value, self._device)
 
     def _open(self, seed: int, start: int = 0) -> None:
-        self.close()
-        self._source = InitialStates(self._suite, seed, start, drawing_threads())
+        if self._worker:
+            self._worker.shutdown(cancel_futures=True)
+        if self._source:
+            self._source.begin(seed, start)
+        else:
+            self._source = drawn_for(self._suite, self._num_envs, seed, start)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="state-pool")
         self._ahead = None
         self._given = start

@@ -108,7 +108,7 @@ class WarpEngine:
 
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
-        self.close()
+        self._drop()
         first = self._pool.begin(seed)
         self._begin(clocks.astype(np.int32), self._num_envs)
         return self._put(first)
@@ -174,7 +174,7 @@ class WarpEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine.load_state_dict."""
-        self.close()
+        self._drop()
         self._pool.load_state_dict(state["pool"])
         self._begin(state["clocks"].numpy(), state["taken"])
         self.physics.write(state["state"])
@@ -195,8 +195,11 @@ class WarpEngine:
 
     def close(self) -> None:
         """See Engine.close; a step under way is waited for and dropped."""
-        self._wait()
+        self._drop()
         self._pool.close()
+
+    def _drop(self) -> None:
+        self._wait()
         self._sent, self._lent = None, ()
 
     def _begin(self, clocks: np.ndarray, taken: int) -> None:

@@ -346,8 +346,8 @@ def resets_replay_the_first(patch):
 
 
 def all_rows_from_one_key(patch):
-    original = InitialStates._draw
-    patch.setattr(InitialStates, "_draw", lambda self, index: original(self, 0))
+    original = InitialStates.row
+    patch.setattr(InitialStates, "row", lambda self, seed, index: original(self, seed, 0))
 
 
 def observation_in_another_order(patch):

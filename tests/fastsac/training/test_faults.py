@@ -220,14 +220,14 @@ def test_memory_that_runs_out_is_a_sentence(tmp_path):
 
 
 def test_a_crash_of_the_initial_states_thread_surfaces_within_a_log_interval(tmp_path, monkeypatch):
-    draw = InitialStates._draw
+    draw = InitialStates.row
 
-    def crashes(states, index):
+    def crashes(states, seed, index):
         if index >= 40:  # three worlds take 3 rows, and the thread is ahead
             raise FloatingPointError("no such state")
-        return draw(states, index)
+        return draw(states, seed, index)
 
-    monkeypatch.setattr(InitialStates, "_draw", crashes)
+    monkeypatch.setattr(InitialStates, "row", crashes)
     with pytest.raises(FloatingPointError, match="no such state"):
         fastsac.train(config(tmp_path / "run"))
     assert checkpoint_file.load(tmp_path / "run")["counters"]["steps"] < 300
