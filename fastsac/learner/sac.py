@@ -48,7 +48,7 @@ class SAC(LearnerState):
         self._peers = peers
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
-        self._held_obs: dict[Any, torch.Tensor] = {}
+        self._held: dict[Any, list[torch.Tensor]] = {}
         # With peers their gradients are summed in its middle, by calls that no compiler takes.
         is_compiled = config.compile_updates and self.device.type == "cpu" and peers is None
         self._compiled = CompiledStep(self, self._fallback) if is_compiled else None
@@ -77,7 +77,12 @@ class SAC(LearnerState):
         self.load_state_dict(weights)
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
+    def act(
+        self,
+        obs: torch.Tensor,
+        deterministic: bool = False,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Returns actions (B, A) in [-1, 1] for observations (B, obs_dim).
 
         On a GPU a CUDA graph for each batch size.
@@ -85,23 +90,32 @@ class SAC(LearnerState):
         Args:
             obs: of the agent's dtype, float32 unless another was asked for, on its device.
             deterministic: the policy's mode instead of a sample.
+            noise: standard normal numbers (B, A) to make the sample of; None draws them.
 
         Raises:
-            TypeError: obs is no float32 tensor.
-            ValueError: obs has another shape or device.
+            TypeError: obs or noise is no float32 tensor.
+            ValueError: obs or noise has another shape or device.
         """
         self._require_tensor("obs", obs)
         if obs.dim() != 2 or obs.shape[1] != self.obs_dim:
             raise ValueError(f"obs must have shape (B, {self.obs_dim}), got {tuple(obs.shape)}")
+        given: tuple[torch.Tensor, ...] = (obs,)
+        if noise is not None:
+            self._require_tensor("noise", noise)
+            if noise.shape != (len(obs), self.action_dim):
+                shape = len(obs), self.action_dim
+                raise ValueError(f"noise must have shape {shape}, got {tuple(noise.shape)}")
+            given = (obs, noise)
         if self.device.type != "cuda":
-            return self._act(obs, deterministic)
-        key = ("act", len(obs), deterministic)
+            return self._act(deterministic, *given)
+        key = ("act", len(obs), deterministic, len(given))
         if key not in self._graphed:
-            held = torch.empty(obs.shape, dtype=obs.dtype, device=self.device)
-            act = partial(self._act, held, deterministic)
+            held = [torch.empty(x.shape, dtype=x.dtype, device=self.device) for x in given]
+            act = partial(self._act, deterministic, *held)
             self._graphed[key] = GraphedCall(act, self.device, [self.generator], self._fallback)
-            self._held_obs[key] = held
-        self._held_obs[key].copy_(obs)
+            self._held[key] = held
+        for kept, value in zip(self._held[key], given, strict=True):
+            kept.copy_(value)
         return self._graphed[key]().clone()  # the graph's own output is overwritten next time
 
     def update(self, batch: Batch) -> Metrics:
@@ -210,12 +224,15 @@ class SAC(LearnerState):
         with float32_matmuls(self.config.precision), strict_kernels(self._fallback.strict):
             yield
 
-    def _act(self, obs: torch.Tensor, deterministic: bool) -> torch.Tensor:
+    def _act(
+        self, deterministic: bool, obs: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         with self._computing():
             mean, log_std = self.actor(self.normalized(obs))
             if deterministic:
                 return torch.tanh(mean)
-            return tanh_gaussian(mean, log_std, self.noise(len(mean)), *self.log_std_clamps)[0]
+            noise = self.noise(len(mean)) if noise is None else noise
+            return tanh_gaussian(mean, log_std, noise, *self.log_std_clamps)[0]
 
     def _learn(
         self, replay: ReplayBuffer, batch_size: int, num_updates: int, first: int

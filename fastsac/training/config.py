@@ -20,6 +20,7 @@ _LEAST = {
     "seed": 0,
     "num_envs": 1,
     "total_steps": 1,
+    "noise_steps": 1,
     "learning_starts": 0,
     "batch_size": 1,
     "n_step": 1,
@@ -54,6 +55,8 @@ class TrainConfig:
     """Environment steps (control steps summed over worlds, of all ranks) to train for."""
     max_seconds: float | None = None
     """Wall-clock seconds after which training ends before its total steps."""
+    noise_steps: int = 1
+    """Most vector steps that a world keeps its exploration noise for, 1 / k^2 of it for k steps."""
     learning_starts: int = 5_000
     """Environment steps with uniformly random actions before the first update."""
     batch_size: int = 256

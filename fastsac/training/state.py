@@ -1,6 +1,7 @@
 """What a training run goes on from: worlds, learner, replay, and what stands between them."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from fastsac.envs import VectorEnv, make
+from fastsac.learner.exploration import HeldNoise
 from fastsac.learner.n_step import NStepReturns
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.learner.sac import SAC
@@ -80,6 +82,8 @@ class TrainingState:
         self.faults = Faults(config.num_envs, device, self.ranks.rank * config.num_envs)
         self.learns_from = self._learning_starts = config.learning_starts
         self._random = torch.Generator(device).manual_seed(stream_seed(seed, "actions"))
+        held = config.num_envs, action_dim, config.noise_steps, device, stream_seed(seed, "noise")
+        self._noise = HeldNoise(*held) if config.noise_steps > 1 else None
         shape = config.num_envs, obs_dim
         self.obs = torch.zeros(shape, dtype=torch.float32, device=device)
         clocks = torch.zeros(config.num_envs, dtype=torch.int64, device=device)
@@ -111,8 +115,11 @@ class TrainingState:
 
     def action(self) -> torch.Tensor:
         """Returns actions (B, A) in [-1, 1]: uniform ones at first, then the policy's."""
+        noise = self._noise.next() if self._noise else None
         if self.steps >= self._learning_starts:
-            return self.agent.act(self.obs)
+            return self.agent.act(self.obs, noise=noise)
+        if noise is not None:
+            return torch.erf(noise / math.sqrt(2))
         shape = (self.env.num_envs, self.env.action_dim)
         kind: Any = {"dtype": torch.float32, "device": self.env.device}
         return torch.rand(shape, generator=self._random, **kind) * 2 - 1
@@ -128,6 +135,7 @@ class TrainingState:
             "faults": self.faults.state_dict(),
             "obs": self.obs,
             "actions": self._random.get_state(),
+            **({"noise": self._noise.state_dict()} if self._noise else {}),
             "counters": {
                 "steps": self.steps,
                 "updates": self.updates,
@@ -168,6 +176,8 @@ class TrainingState:
             self.faults.load_state_dict(state["faults"])
         self.obs = self._to_device(state["obs"])
         self._random.set_state(state["actions"])
+        if self._noise:
+            self._noise.load_state_dict(state["noise"])
         self.steps, self.updates = counters["steps"], counters["updates"]
         self.invalid.fill_(counters["invalid"])
         self.learns_from = counters["learns_from"]

@@ -87,6 +87,17 @@ def test_deterministic_action_is_tanh_of_the_mean(count, name, close):
     assert torch.equal(action, agent.act(obs, deterministic=True))
 
 
+def test_a_sample_of_given_noise(close):
+    agent = SAC(OBS, ACT, SMALL, seed=1)
+    obs, noise = make_batch(3, 5).obs, torch.randn(5, ACT, generator=torch.Generator())
+    mean, log_std = own_forward(agent, obs)
+    before = agent.generator.get_state()
+    close(agent.act(obs, noise=noise), torch.tanh(mean + log_std.exp() * noise), "float32")
+    assert torch.equal(agent.generator.get_state(), before)  # nothing was drawn
+    with pytest.raises(ValueError, match=r"noise must have shape \(5, 2\), got \(4, 2\)"):
+        agent.act(obs, noise=noise[:4])
+
+
 def test_sampled_actions_have_the_policys_mean_and_standard_deviation():
     agent = SAC(OBS, ACT, SMALL, seed=1)
     obs = make_batch(3, 1).obs

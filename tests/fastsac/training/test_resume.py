@@ -41,6 +41,7 @@ PLAIN = dict(
 )
 WHOLE = PLAIN | dict(
     n_step=3,
+    noise_steps=4,
     preset="cpu",
     sac=fastsac.SACConfig(
         hidden_sizes=(16, 16),
