@@ -1,5 +1,6 @@
 # make train    train on this machine's CPU; TASK=walker_walk, ARGS="--seed 1"
 # make test     the default tests; ARGS="tests/envs -x"
+# make docs     the documentation, in site/
 PYTHON ?= python3
 # The machine with the GPU has torch, jax and pytest already and may have no network: no venv there.
 GPU_PYTHON ?= python3
@@ -21,7 +22,7 @@ install = if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3,
 	  $(PIP_INSTALL) -r $(VENV)/pins.txt && \
 	  $(PIP_INSTALL) -c constraints.txt --no-deps dm_control -e .; fi
 
-.PHONY: train test test-all test-gpu bench-gpu learn-gpu prove-gpu lint types clean .types
+.PHONY: train test test-all test-gpu bench-gpu learn-gpu prove-gpu docs lint types clean .types
 .NOTPARALLEL:
 
 train: $(VENV)/.train
@@ -51,6 +52,9 @@ prove-gpu:
 	.venv-offline/bin/fastsac bench offline $(ARGS)
 	.venv-offline/bin/fastsac bench offline --page
 
+docs: $(VENV)/.test .types
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -65,7 +69,7 @@ types: $(VENV)/.dev .types
 	cd $@/fastsac && ln -s ../../fastsac/* ../../kernels ../../envs ../../bench .
 
 clean:
-	rm -rf $(VENV) .venv-offline .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-offline .types build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find fastsac kernels envs bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps: each larger install includes the smaller ones.
