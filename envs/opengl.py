@@ -17,13 +17,15 @@ def choose() -> str:
     Returns:
         Why the user's own value was put aside, or "".
     """
-    asked = os.environ.get("MUJOCO_GL")
+    asked, platform = os.environ.get("MUJOCO_GL"), os.environ.get("PYOPENGL_PLATFORM", "").lower()
     if asked is None:
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            os.environ["MUJOCO_GL"] = "egl" if ctypes.util.find_library("EGL") else "disabled"
+            first = platform if platform in _LIBRARIES else "egl"
+            is_here = ctypes.util.find_library(_LIBRARIES[first])
+            os.environ["MUJOCO_GL"] = first if is_here else "disabled"
         return ""
     name = asked.lower().strip()  # dm_control takes small letters alone
-    platform = os.environ.get("PYOPENGL_PLATFORM", "").lower() or name
+    platform = platform or name
     why = ""
     if name not in _NAMES:
         why = f"MUJOCO_GL={asked} is none of egl, osmesa, glfw and disabled"

@@ -52,6 +52,7 @@ class SAC(LearnerState):
         # With peers their gradients are summed in its middle, by calls that no compiler takes.
         is_compiled = config.compile_updates and self.device.type == "cpu" and peers is None
         self._compiled = CompiledStep(self, self._fallback) if is_compiled else None
+        self._ours = {*vars(self), "_ours"}
 
     @property
     def compile_notice(self) -> str:
@@ -62,19 +63,23 @@ class SAC(LearnerState):
     def __getstate__(self) -> tuple[Any, ...]:
         """What copy and pickle take: an agent's memory is views, which they would cut.
 
+        A subclass's attributes, and those set on it, go along as they are.
+
         Raises:
             TypeError: it learns with peers, which a copy would not.
         """
         if self._peers:
             raise TypeError("an agent that learns with peers cannot be copied: they would not know")
         made_of = self.obs_dim, self.action_dim, self.config, self.device
-        return (*made_of, self._fallback.strict, self.actor_flat.dtype, self.state_dict())
+        others = {name: value for name, value in vars(self).items() if name not in self._ours}
+        return (*made_of, self._fallback.strict, self.actor_flat.dtype, self.state_dict(), others)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Builds the copy, which captures graphs of its own."""
-        obs_dim, action_dim, config, device, strict, dtype, weights = state
+        obs_dim, action_dim, config, device, strict, dtype, weights, others = state
         SAC.__init__(self, obs_dim, action_dim, config, device, strict=strict, dtype=dtype)
         self.load_state_dict(weights)
+        vars(self).update(others)
 
     @torch.no_grad()
     def act(

@@ -239,6 +239,22 @@ def test_a_copy_learns_as_the_original_and_apart_from_it(name, way):
     assert same(agent, twin)
 
 
+class Named(SAC):
+    def __init__(self, name):
+        super().__init__(OBS, ACT, SMALL)
+        self.name = name
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_of_a_subclass_keeps_its_own_attributes(way):
+    agent = Named("mine")
+    agent.seen = [1, 2]
+    twin = COPIES[way](agent)
+    assert type(twin) is Named and twin.name == "mine" and twin.seen == [1, 2]
+    assert (twin.seen is agent.seen) == (way == "copy")
+    assert same(agent, twin)
+
+
 @pytest.mark.parametrize(
     "saved, into",
     [

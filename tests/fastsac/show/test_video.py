@@ -319,6 +319,20 @@ def test_an_opengl_that_cannot_be_is_named_by_films_alone(environment, why, run,
     assert f"OpenGL fails here ({why})" in line and not list(tmp_path.iterdir())
 
 
+def test_what_pyopengl_was_told_is_followed():
+    others = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")
+    environment = {k: v for k, v in os.environ.items() if k not in others}
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, fastsac.envs; print(os.environ['MUJOCO_GL'])"],
+        env=environment | {"PYOPENGL_PLATFORM": "osmesa"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    is_here = ctypes.util.find_library("OSMesa")
+    assert done.stdout.strip() == ("osmesa" if is_here else "disabled") and not done.stderr
+
+
 def test_glfw_without_a_display_leaves_no_traceback(run, tmp_path):
     argv = ["-m", "fastsac", "video", str(run), "-o", str(tmp_path / "a.gif")]
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
