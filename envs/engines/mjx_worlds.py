@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from mujoco import mjx
 
+from fastsac.envs.c_fields import read_fields
 from fastsac.envs.engines.mjx_model import edited, held_fields, solve, step1, step2, with_fields
 from fastsac.envs.outcome import endings, observation, outcome
 from fastsac.envs.suite import SENSORS, Suite
@@ -53,6 +54,9 @@ class TracedWorlds:
         solver = budget if self._dtype == jnp.float32 else None
         self._model = mjx.put_model(edited(suite.model, solver, suite.model_fields), impl="jax")
         self._model_fields = held_fields(self._model, suite)
+        blank, (read, _) = jax.eval_shape(self._blank), read_fields(suite)
+        if lacking := [name for name in sorted(read) if not hasattr(blank, name)]:
+            raise NotImplementedError(f"it has no {lacking[0]}, which the task reads")
 
     def _blank(self) -> mjx.Data:
         return mjx.make_data(self._model)

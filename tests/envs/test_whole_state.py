@@ -169,6 +169,18 @@ def test_warp_names_what_it_cannot_hold():
         fastsac.make("drawn", engine="warp")
 
 
+@pytest.mark.parametrize("engine", ["mjx", "warp"])
+def test_a_field_of_c_mujoco_alone_is_named(engine):
+    pytest.importorskip({"mjx": "jax", "warp": "warp"}[engine])
+    body = "<body><joint name='j'/><geom size='.1'/></body>"
+    motor = "<actuator><motor joint='j' ctrlrange='-1 1'/></actuator>"
+    model = f"<mujoco><worldbody>{body}</worldbody>{motor}</mujoco>"
+    fastsac.register("read", model, lambda physics: {"lu": physics.qLU}, lambda physics: 0.5)
+    fastsac.make("read", engine="native").close()
+    with pytest.raises(EngineUnavailable, match="cannot hold read: it has no qLU, which the task"):
+        fastsac.make("read", engine=engine)
+
+
 TERRAIN = """<mujoco>
   <asset><hfield name="hills" nrow="400" ncol="400" size="3 3 0.5 0.1"/></asset>
   <worldbody>
