@@ -175,9 +175,11 @@ def test_a_field_of_c_mujoco_alone_is_named(engine):
     body = "<body><joint name='j'/><geom size='.1'/></body>"
     motor = "<actuator><motor joint='j' ctrlrange='-1 1'/></actuator>"
     model = f"<mujoco><worldbody>{body}</worldbody>{motor}</mujoco>"
-    fastsac.register("read", model, lambda physics: {"lu": physics.qLU}, lambda physics: 0.5)
+    fastsac.register("read", model, lambda physics: {"d": physics.qDeriv}, lambda physics: 0.5)
     fastsac.make("read", engine="native").close()
-    with pytest.raises(EngineUnavailable, match="cannot hold read: it has no qLU, which the task"):
+    with pytest.raises(
+        EngineUnavailable, match="cannot hold read: it has no qDeriv, which the task"
+    ):
         fastsac.make("read", engine=engine)
 
 
