@@ -19,7 +19,8 @@ _DRAW = 8  # at most; where there are cores for them, and as many left for the l
 
 def drawn_for(suite: Suite, num_envs: int, seed: int, start: int = 0) -> InitialStates:
     """Returns the initial states that a GPU's worlds begin with, drawn by as many as is fast."""
-    threads = min(_DRAW, max(2, len(os.sched_getaffinity(0)) // 2))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, which share the cores
+    threads = min(_DRAW, max(2, len(os.sched_getaffinity(0)) // 2 // ranks))
     return InitialStates(suite, seed, start, threads, num_envs / suite.max_episode_steps)
 
 
