@@ -3,15 +3,17 @@
 import contextlib
 import importlib
 import io
+import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from fastsac.cli import main
-from fastsac.envs import registry
+from fastsac.envs import opengl, registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = {
@@ -26,6 +28,20 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     exec(compile(EXAMPLES[name], f"{name}.py", "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_notebook_trains_plots_and_films(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("IPython", "IPython.display"):  # what shows the pictures is the reader's
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Image=lambda file: Path(file)))
+    names: dict = {}
+    for cell in json.loads((DOCS / "quickstart.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["result"].evaluation.mean > 200 and names["total"] > 200
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    assert (tmp_path / "film.gif").exists() or opengl.load()
 
 
 def test_there_are_examples():
