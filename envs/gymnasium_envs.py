@@ -1,10 +1,12 @@
 """What gymnasium.make and make_vec build of the ids fastsac/TASK-v0: envs over numpy arrays."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 
 from fastsac.envs.factory import make
@@ -70,6 +72,19 @@ class GymnasiumVectorEnv(VectorEnv):
         self._returns[which] = 0
         self._clocks = info["clocks"].copy()
         return obs, _masked(info | {"invalid": np.zeros(self.num_envs, bool)}, which)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See VectorEnv.state_dict; the episodes' returns so far and lengths are part of it."""
+        episodes = {"returns": torch.tensor(self._returns), "clocks": torch.tensor(self._clocks)}
+        return super().state_dict() | {"episodes": episodes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See VectorEnv.load_state_dict."""
+        super().load_state_dict(state)
+        episodes = state.get("episodes")  # of fastsac.make's env there are none
+        clocks = self._handed_out(self.engine.clocks())
+        self._clocks = episodes["clocks"].numpy().copy() if episodes else clocks.copy()
+        self._returns = episodes["returns"].numpy().copy() if episodes else np.zeros(len(clocks))
 
     def _info(self, step: Any) -> dict[str, Any]:
         ages, self._clocks = self._clocks + 1, self._handed_out(self.engine.clocks())

@@ -283,3 +283,20 @@ def test_pictures(vec, single):
     alone.reset(seed=0)
     assert len(frames) == 3 and frames[0].shape == (30, 40, 3)
     np.testing.assert_array_equal(alone.render(), frames[0])
+
+
+def test_a_state_dict_holds_the_episodes_returns_and_lengths(vec):
+    env, other = vec("fastsac/cartpole_balance-v0"), vec("fastsac/cartpole_balance-v0")
+    env.reset(seed=1, options={"spread_clocks": True})
+    action = np.full(env.action_space.shape, 0.5, np.float32)
+    for _ in range(300):
+        env.step(action)
+    other.unwrapped.load_state_dict(env.unwrapped.state_dict())
+    ends = []
+    for _ in range(60):
+        infos = [e.step(action)[4] for e in (env, other)]
+        assert data_equivalence(*(info["clocks"] for info in infos))
+        if "final_info" in infos[0]:
+            ends.append([info["final_info"]["episode"] for info in infos])
+    assert ends and all(data_equivalence(*pair) for pair in ends)
+    assert 300 < ends[0][0]["l"].max() and ends[0][0]["r"].max() > 0
