@@ -157,10 +157,14 @@ class MetricsWriter:
     def _cut(self, path: Path, size: int) -> bool:
         """Cuts metrics.csv to a size; a damaged one is put aside, and False returned.
 
-        One of a version that had fewer columns is written anew with all of them.
+        One of a version that had fewer columns is written anew with all of them. It stays as
+        metrics.csv.old, to which the sizes in that version's checkpoints belong.
         """
+        old = path.with_name(path.name + ".old")
         try:
-            with path.open("r+b") as file:
+            # All that a later checkpoint has written is longer.
+            source = old if old.is_file() and size <= old.stat().st_size else path
+            with source.open("r+b") as file:
                 content = file.read(size)
                 whole = len(content) == size and content.endswith(b"\n")
                 header = content.partition(b"\r\n")[0].decode(errors="replace").split(",")
@@ -168,6 +172,7 @@ class MetricsWriter:
                     file.truncate(size)
                     return True
             if whole and "step" in header and set(header) < set(COLUMNS):
+                write_atomically(old, content)
                 text = io.StringIO(newline="")
                 writer = csv.DictWriter(text, COLUMNS)
                 writer.writeheader()

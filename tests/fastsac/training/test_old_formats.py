@@ -1,6 +1,7 @@
 """A run of each older checkpoint format, as that version left it, is read and gone on with."""
 
 import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import fastsac
 from fastsac.errors import CheckpointError
 from fastsac.runs import checkpoint_file
 from fastsac.runs.metrics import COLUMNS
+from fastsac.training.loop import TrainingRun
 
 RUNS = Path(__file__).parents[1] / "runs"
 FORMATS = range(checkpoint_file.OLDEST, checkpoint_file.FORMAT)
@@ -51,6 +53,30 @@ def test_it_goes_on_and_is_then_of_this_format(old):
     assert tuple(first) == COLUMNS and rest[-1]["step"] == "80"
     assert {name: first[name] for name in before} == before
     assert len(checkpoint_file.load(run)["replay_files"]) == 1
+
+
+def test_it_is_killed_before_its_first_checkpoint_and_goes_on_again(old, monkeypatch):
+    run, _ = old
+    before = (run / "metrics.csv").read_text()
+
+    def killed(self):
+        raise ArithmeticError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "learn", killed)
+        for _ in range(2):
+            with pytest.raises(ArithmeticError):
+                fastsac.resume(run, total_steps=80)
+    fastsac.resume(run, total_steps=80)
+    assert not [*run.glob("*.damaged")]
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    first = next(csv.DictReader(io.StringIO(before)))
+    assert {name: rows[0][name] for name in first} == first
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(steps) and steps[-1] == 80
+    fastsac.resume(run, total_steps=100)
+    again = list(csv.DictReader((run / "metrics.csv").open()))
+    assert again[: len(rows)] == rows and again[-1]["step"] == "100"
 
 
 @pytest.mark.parametrize("number", [checkpoint_file.OLDEST - 1, checkpoint_file.FORMAT + 1])
