@@ -52,7 +52,11 @@ class TensorBoardFile:
     def _append(self, event: Event) -> None:
         if self._file is None:
             self._folder.mkdir(exist_ok=True)
-            name = f"{time.time_ns()}.{socket.gethostname()}.{os.getpid()}.{self._files}"
+            # Readers go by the names: a clock that was set back must not put this file first.
+            files = self._folder.glob("events.out.tfevents.*")
+            times = [int(t) for file in files if (t := file.name.split(".")[3]).isdecimal()]
+            now = max([time.time_ns(), *(t + 1 for t in times)])
+            name = f"{now}.{socket.gethostname()}.{os.getpid()}.{self._files}"
             self._files += 1
             # Unbuffered: nothing is left behind that a later close would fail to write.
             self._file = (self._folder / f"events.out.tfevents.{name}").open("wb", buffering=0)

@@ -1,6 +1,7 @@
 """TensorBoard reads what a run wrote, before and after it was resumed."""
 
 import resource
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,3 +49,13 @@ def test_a_full_disk_is_an_oserror_and_later_rows_are_read(tmp_path):
     board.close()
     found = scalars(tmp_path, "q")
     assert found[0] == (1, 1.0) and found[-1] == (4, 4.0)
+
+
+def test_a_clock_that_was_set_back_changes_nothing(tmp_path, monkeypatch):
+    for hour, resumed_at, step in ((2, None, 5), (1, 5, 10), (0, 10, 15)):
+        monkeypatch.setattr(time, "time_ns", lambda hour=hour: 10**18 + hour * 3600 * 10**9)
+        board = TensorBoardFile(tmp_path, resumed_at)
+        for late in (0, 5):  # the second is lost, and comes again
+            board.write({"step": step + late, "q": float(hour)})
+        board.close()
+    assert scalars(tmp_path, "q") == [(5, 2.0), (10, 1.0), (15, 0.0), (20, 0.0)]
