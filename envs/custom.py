@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import mujoco
 import numpy as np
 from dm_control.mujoco import Physics as DmPhysics
 from dm_control.mujoco.wrapper import MjModel
@@ -23,8 +24,10 @@ from fastsac.envs.c_fields import RecordedFields
 from fastsac.envs.devices import ENVIRONMENTS
 from fastsac.envs.model_fields import WrittenFields, field, write_field
 from fastsac.envs.outcome import outcome_of
+from fastsac.envs.own_models import compiled, model_source
 from fastsac.envs.physics import Physics
-from fastsac.envs.registry import Task, add, holding, name_forms
+from fastsac.envs.registry import Task, add, name_forms
+from fastsac.envs.task_files import running
 from fastsac.forks import use
 
 # Drawn when a task is registered: what initialize writes in three episodes of ten, it writes in one
@@ -34,7 +37,7 @@ _TRIED_EPISODES = 16
 
 def register(
     name: str,
-    mjcf: str | os.PathLike[str],
+    mjcf: str | os.PathLike[str] | mujoco.MjSpec,
     observe: Callable[[Physics], Mapping[str, jax.Array]],
     reward: Callable[[Physics], jax.Array],
     *,
@@ -52,7 +55,8 @@ def register(
 
     Args:
         name: of letters, digits, - and _.
-        mjcf: the model, as the path of an MJCF file or as XML.
+        mjcf: the model, as the path of an MJCF or MJB file, as XML, or as an MjSpec. Paths in a
+            task file, and in its XML, are relative to that file; a program's to where it runs.
         observe: Physics -> dict of arrays, with jax.numpy, for one world; flattened in its order
             it is the observation vector.
         reward: Physics -> scalar, read after the control step.
@@ -81,43 +85,47 @@ def register(
             raise ValueError(f"task {name}: {what} must be a function, got {function!r}")
     if isinstance(randomised, str):
         raise ValueError(f"task {name}: randomised must be a list of names, got {randomised!r}")
-    model = _Model(_path_or_xml(name, mjcf))
-    task = Task(
-        domain="",
-        name=name,
-        observe=observe,
-        reward=reward,
-        terminate=terminate,
-        randomised=tuple(randomised),
-        load=lambda random: _Environment(
-            model.physics(),
-            _Task(task, initialize, random),
-            control_timestep=control_timestep,
-            time_limit=time_limit,
-        ),
-    )
     if any(form.fullmatch(name) for form in name_forms()):
         raise ValueError(f"task {name!r} is the suite's")
     for limit, seconds in (("time_limit", time_limit), ("control_timestep", control_timestep)):
         finite = limit == "time_limit" or seconds != math.inf
         if not (isinstance(seconds, int | float) and seconds > 0 and finite):  # nor is NaN
             raise ValueError(f"task {name}: {limit} must be positive, got {seconds!r}")
+    file = running()
+    source = model_source(name, mjcf)
+    if file and file.keeps:
+        kept = file.keeps(name, source)
+        if kept is None:  # another task of the file
+            return
+        source = kept
+
+    def made(reread: bool) -> Task:
+        model = compiled(source)
+        task = Task(
+            domain="",
+            name=name,
+            observe=observe,
+            reward=reward,
+            terminate=terminate,
+            randomised=tuple(randomised),
+            load=lambda random: _Environment(
+                DmPhysics.from_model(MjModel(copy.copy(model))),
+                _Task(task, initialize, random),
+                control_timestep=control_timestep,
+                time_limit=time_limit,
+            ),
+            file=str(file.path) if file else "",
+            reread=partial(made, False) if reread else None,
+        )
+        return task
+
     try:
+        # A task file is run anew where its model was edited.
+        task = made(reread=isinstance(source, Path) and not file)
         _try_out(task)
     except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise ValueError(f"task {name}: {' '.join(str(error).split())}") from error
     add(task, replace)
-
-
-def _path_or_xml(name: str, mjcf: Any) -> str | Path:
-    """Returns XML without a byte order mark, or a path."""
-    if not isinstance(mjcf, str | os.PathLike):
-        got = type(mjcf).__name__
-        raise ValueError(f"task {name}: mjcf must be XML or the path of a file, got {got}")
-    text = str(mjcf).removeprefix("\ufeff").strip()
-    if not text or "\0" in text:
-        raise ValueError(f"task {name}: mjcf is {'no path' if text else 'empty'}")
-    return text if text.startswith("<") else Path(mjcf).absolute()
 
 
 def _try_out(task: Task) -> None:
@@ -155,27 +163,6 @@ def _try_functions(task: Task, env: Any) -> None:
                 batch.bind(read)
             except (ValueError, TypeError) as error:
                 raise TypeError(f"{name} reads physics.{read}: {error}") from error
-
-
-class _Model:
-    """A task's model, read anew for each environment, but within ``registry.held`` once."""
-
-    def __init__(self, mjcf: str | Path):
-        self._mjcf = mjcf
-        self._held_by: object | None = None
-        self._compiled: Any = None
-
-    def physics(self) -> DmPhysics:
-        """Returns dm_control's physics, which may change its model."""
-        holder = holding()
-        if holder is not None and holder is self._held_by:
-            return DmPhysics.from_model(MjModel(copy.copy(self._compiled)))
-        if isinstance(self._mjcf, Path):
-            physics = DmPhysics.from_xml_path(str(self._mjcf))
-        else:
-            physics = DmPhysics.from_xml_string(self._mjcf)
-        self._compiled, self._held_by = copy.copy(physics.model.ptr), holder
-        return physics
 
 
 class _Environment(control.Environment):

@@ -4,16 +4,19 @@ import dataclasses
 import difflib
 import os
 import re
-import runpy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
 import jax
+import mujoco
 
 from fastsac.envs.physics import Physics
+from fastsac.envs.task_files import run as run_task_file
+from fastsac.envs.task_files import running, unchanged
 
 
 class UnknownTask(ValueError):
@@ -67,6 +70,9 @@ class Task:
         deviations: what the MJX engine does otherwise than dm_control besides, a sentence each.
         mjx_refusal: why MJX cannot hold the model, or empty.
         warp_refusal: why MuJoCo Warp cannot, or empty.
+        file: the task file that registers it, or empty.
+        reread: returns the same with its model's file as it is now; None where it has none, or
+            none of its own.
     """
 
     domain: str
@@ -82,6 +88,8 @@ class Task:
     deviations: tuple[str, ...] = ()
     mjx_refusal: str = ""
     warp_refusal: str = ""
+    file: str = ""
+    reread: Callable[[], "Task"] | None = None
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -110,11 +118,10 @@ class Task:
 
 
 _TASKS: dict[str, Task] = {}
-_FILES: dict[
-    str, tuple[bytes, dict[str, Task]]
-] = {}  # what each held when it was run, and registered
+# What each file read when it was run, with digests, and what it registered.
+_FILES: dict[str, tuple[dict[Path, str], dict[str, Task]]] = {}
 _FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., Task]]] = {}
-_held: list[dict[str, Task]] = []  # one for all who hold, once each
+_held: list[dict[str, Task]] = []  # by all who hold; one for those within another
 
 
 def add(task: Task, replace: bool = False) -> Task:
@@ -132,7 +139,8 @@ def add(task: Task, replace: bool = False) -> Task:
         hint = "the suite has it" if taken.domain else "replace=True puts this one in its place"
         raise ValueError(f"task {task.full_name!r} is registered already: {hint}")
     _TASKS[task.full_name] = task
-    if (name := f"fastsac/{task.full_name}-v0") not in gymnasium.registry:
+    file, name = running(), f"fastsac/{task.full_name}-v0"
+    if name not in gymnasium.registry and not (file and file.keeps):
         gymnasium.register(
             name,
             "fastsac.envs.gymnasium_envs:GymnasiumEnv",
@@ -143,21 +151,21 @@ def add(task: Task, replace: bool = False) -> Task:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def held(tasks: Mapping[str, Task] = MappingProxyType({})) -> Iterator[None]:
     """Within it a name stays the task that it was at its first use, and that its model.
 
     So a run is evaluated on what it trains on, whatever is edited or registered meanwhile.
+
+    Args:
+        tasks: what names stand for, before all others.
     """
-    _held.append(_held[0] if _held else {})
+    outer = _held[-1] if _held else {}
+    own = {**outer, **tasks} if tasks or not _held else outer
+    _held.append(own)
     try:
         yield
     finally:
-        _held.pop()
-
-
-def holding() -> object | None:
-    """What is held now, the same object as long as it is; None where nothing is."""
-    return _held[0] if _held else None
+        _held.pop(max(i for i, other in enumerate(_held) if other is own))
 
 
 def add_family(form: str, build: Callable[..., Task]) -> None:
@@ -193,15 +201,47 @@ def find(name: str) -> Task:
     """
     if not _held:
         return _find(name)
-    task = _held[0].get(name)
-    return task or _held[0].setdefault(name, _find(name))
+    task = _held[-1].get(name)
+    return task or _held[-1].setdefault(name, _find(name))
+
+
+def files_of(task: Task) -> dict[Path, str]:
+    """Returns what the file that registers a task read for it, with digests; else nothing."""
+    return _FILES.get(task.file, ({}, {}))[0]
+
+
+def task_of_kept(file: Path, name: str, keeps: Callable[[str, Any], mujoco.MjModel | None]) -> Task:
+    """Runs the task file that a run keeps and returns its task, which nobody else finds by name.
+
+    Args:
+        file: the kept one.
+        name: the task's.
+        keeps: see task_files.Running.
+
+    Raises:
+        UnknownTask: the file fails, or does not register it.
+    """
+    before, own = dict(_TASKS), {k: v for k, v in _TASKS.items() if v.domain}
+    try:
+        _TASKS.clear()
+        _TASKS.update(own)
+        run_task_file(file, keeps)
+        return _TASKS[name]
+    except KeyError:
+        raise UnknownTask(f"{file} registers no task {name}") from None
+    except Exception as error:
+        raise UnknownTask(f"{file}: {type(error).__name__}: {error}") from error
+    finally:
+        _TASKS.clear()
+        _TASKS.update(before)
 
 
 def _find(name: str) -> Task:
     if name in _TASKS:
         task = _TASKS[name]
-        file = next((file for file, (_, own) in _FILES.items() if own.get(name) is task), None)
-        return _find_in_file(file, name) if file and os.path.isfile(file) else task
+        if task.file and os.path.isfile(task.file):
+            return _find_in_file(task.file, name)
+        return task.reread() if task.reread else task
     if match := re.fullmatch(r"(.+\.py)(?::(.+))?", name):
         return _find_in_file(*match.groups())
     for pattern, build in _FAMILIES.values():
@@ -218,16 +258,12 @@ def _find(name: str) -> Task:
 def _find_in_file(path: str, name: str | None) -> Task:
     """Runs a Python file that registers tasks, where it is another than it was; returns one."""
     file = os.path.realpath(path)
-    try:
-        content = Path(file).read_bytes()
-    except OSError as error:
-        missing = not os.path.isfile(file)
-        what = f"there is no file {path!r}" if missing else f"cannot read {path}: {error.strerror}"
-        raise UnknownTask(what) from error
-    was, found = _FILES.get(file, (None, {}))
-    if content != was:
-        found = _registered_by(file, path, found)
-        _FILES[file] = content, found
+    if not os.path.isfile(file):
+        raise UnknownTask(f"there is no file {path!r}")
+    was, found = _FILES.get(file, ({}, {}))
+    if not unchanged(was):
+        was, found = _registered_by(file, path, found)
+        _FILES[file] = was, found
     if name is None and len(found) == 1:
         (name,) = found
     if name in found:
@@ -238,19 +274,24 @@ def _find_in_file(path: str, name: str | None) -> Task:
     raise UnknownTask(f"{path} {what}")
 
 
-def _registered_by(file: str, path: str, before: Mapping[str, Task]) -> dict[str, Task]:
-    """Runs a file and returns its tasks by name, which take the place of those before."""
+def _registered_by(
+    file: str, path: str, before: Mapping[str, Task]
+) -> tuple[dict[Path, str], dict[str, Task]]:
+    """Runs a file; returns what it read, and its tasks, which take the place of those before."""
     kept = dict(_TASKS)
     for name, task in before.items():
         if _TASKS.get(name) is task:
             del _TASKS[name]
     others = dict(_TASKS)
     try:
-        runpy.run_path(file, run_name="fastsac_task")
+        read = run_task_file(Path(file))
     except BaseException as error:
         _TASKS.clear()
         _TASKS.update(kept)
         if isinstance(error, KeyboardInterrupt):
             raise
+        if isinstance(error, OSError) and error.filename == file:
+            raise UnknownTask(f"cannot read {path}: {error.strerror}") from error
         raise UnknownTask(f"{path}: {type(error).__name__}: {error}") from error
-    return {name: task for name, task in sorted(_TASKS.items()) if task is not others.get(name)}
+    own = {name: task for name, task in sorted(_TASKS.items()) if task is not others.get(name)}
+    return read, own

@@ -21,8 +21,9 @@ CONFIG = "config.json"
 MACHINE = "machine.json"
 RESULT = "result.json"
 LOCK = "lock"
+TASK = "task"  # one's own, with its model and all else that it takes
 _LOCK_TRIES = 5
-_SET_UP = {CONFIG, MACHINE, LOCK}
+_SET_UP = {CONFIG, MACHINE, LOCK, TASK, TASK + ".partial"}
 # What reading JSON that nobody checked can raise.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
@@ -104,6 +105,8 @@ def create(config: Mapping[str, Any], needed_bytes: int) -> RunDirectory:
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror}") from error
     directory = RunDirectory(path)
     try:
+        if os.path.isdir(path / TASK):
+            shutil.rmtree(path / TASK)
         directory.write(CONFIG, config)
         program = Path(sys.argv[0]).name.replace("__main__.py", "fastsac")
         command = shlex.join([program, *sys.argv[1:]])

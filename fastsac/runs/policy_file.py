@@ -1,5 +1,6 @@
 """The trained policy that a checkpoint or a run holds."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -25,3 +26,11 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     except (ConfigError, *checkpoint_file.MISFITS) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its own configuration: {reason}") from error
+
+
+def directory_of(path: str | Path) -> Path:
+    """Returns the run's directory of a path that is one, or a checkpoint file in one."""
+    if os.path.isdir(path):
+        return Path(path)
+    folder = Path(path).parent
+    return folder.parent if folder.name == checkpoint_file.FOLDER else folder

@@ -18,7 +18,8 @@ from fastsac.envs.suite import load_suite
 from fastsac.errors import ConfigError, RunError
 from fastsac.learner.policy import Policy
 from fastsac.runs.atomic_write import require_place, write_atomically
-from fastsac.runs.policy_file import load_policy
+from fastsac.runs.policy_file import directory_of, load_policy
+from fastsac.training.task_of_run import task_of
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -61,7 +62,7 @@ def export_policy(run: str | Path, output: Path) -> tuple[float, float]:
     encode, decode = _KINDS[output.suffix]
     with _quiet(), torch.device("cpu"):  # torch.export follows torch's default
         example = torch.zeros((2, policy.obs_dim), dtype=torch.float32)
-        data = encode(policy.network, example, _metadata(policy))
+        data = encode(policy.network, example, _metadata(policy, run))
         differences = _check(policy, decode(data), output)
     try:
         write_atomically(output, data)
@@ -92,10 +93,11 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _metadata(policy: Policy) -> dict[str, str]:
+def _metadata(policy: Policy, run: str | Path) -> dict[str, str]:
     """Returns what it takes to drive dm_control with the policy."""
-    task = find(policy.task)
-    suite = load_suite(task)
+    with task_of(directory_of(run), policy.task):
+        task = find(policy.task)
+        suite = load_suite(task)
     return {
         "fastsac_version": __version__,
         "task": task.full_name,

@@ -9,10 +9,11 @@ from typing import Any
 from fastsac.envs import NO_OPENGL
 from fastsac.errors import ConfigError, RunError
 from fastsac.runs.atomic_write import require_place, write_atomically
-from fastsac.runs.policy_file import load_policy
+from fastsac.runs.policy_file import directory_of, load_policy
 from fastsac.show.video_writers import Gif, Mp4, writer_for
 from fastsac.training.config import EVAL_SEED
 from fastsac.training.evaluation import in_dm_control, require_episodes
+from fastsac.training.task_of_run import task_of
 
 _MIN_SIDE, _MAX_SIDE = 16, 4096  # pixels
 
@@ -81,7 +82,8 @@ def record(run: str | Path, output: Path, shot: Shot) -> Film:
     crew = _Crew(shot, writer_for(output, shot.size))
     require_place(output)
     policy = load_policy(run)
-    returns, diverged = in_dm_control(policy, policy.task, shot.episodes, shot.seed, crew)
+    with task_of(directory_of(run), policy.task):
+        returns, diverged = in_dm_control(policy, policy.task, shot.episodes, shot.seed, crew)
     try:
         write_atomically(output, crew.writer.encode())
     except OSError as error:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,9 @@ from fastsac.envs.outcome import BAD_REWARD
 from fastsac.envs.registry import find
 from fastsac.envs.suite import ENDLESS, action_range, load
 from fastsac.errors import CheckpointError, ConfigError, NotFiniteError
-from fastsac.runs.checkpoint_file import FOLDER
 from fastsac.runs.directory import recorded_task
-from fastsac.runs.policy_file import load_policy
+from fastsac.runs.policy_file import directory_of, load_policy
+from fastsac.training.task_of_run import task_of
 
 # Of an evaluation episode where the task has no time limit (lqr).
 ENDLESS_STEPS = 1000
@@ -139,15 +137,14 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     """
     require_episodes(episodes, seed)
     policy = load_policy(path)
-    directory = Path(path) if os.path.isdir(path) else Path(path).parent
-    if directory.name == FOLDER:
-        directory = directory.parent
+    directory = directory_of(path)
     recorded = recorded_task(directory)
     if recorded not in (None, policy.task):
         raise CheckpointError(
             f"{path} has a checkpoint of {policy.task}, but {directory} is a run of {recorded}"
         )
-    return evaluate(policy, policy.task, episodes, seed, backend)
+    with task_of(directory, policy.task):
+        return evaluate(policy, policy.task, episodes, seed, backend)
 
 
 def require_episodes(episodes: int, seed: int) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fastsac.envs.registry import held
 from fastsac.errors import ConfigError
 from fastsac.training.callbacks import Callback, Callbacks
 from fastsac.training.config import TrainConfig, recorded_config
@@ -13,6 +12,7 @@ from fastsac.training.interruption import StopSignals
 from fastsac.training.memory_plan import out_of_memory
 from fastsac.training.ranks import Ranks, joined
 from fastsac.training.run import TrainingRun, TrainResult
+from fastsac.training.task_of_run import task_of
 
 # What a resumed run may be given anew: nothing that its training depends on.
 _CHANGEABLE = {
@@ -99,10 +99,12 @@ def resume(
 
 def _run(config: TrainConfig, resumed: Path | None, callbacks: Callbacks) -> TrainResult:
     try:
-        with held(), joined() as ranks:
-            if ranks.rank:
-                return _follow(config, ranks)
-            return _lead(config, resumed or ranks.remembered(), ranks, callbacks)
+        with joined() as ranks:
+            resumed = resumed or ranks.remembered()
+            with task_of(resumed, config.task):
+                if ranks.rank:
+                    return _follow(config, ranks)
+                return _lead(config, resumed, ranks, callbacks)
     except (MemoryError, RuntimeError) as error:
         if sentence := out_of_memory(error, config):
             raise ConfigError(sentence) from error

@@ -32,6 +32,7 @@ from fastsac.training.ranks import ALONE, Ranks
 from fastsac.training.resuming import load, send_parts
 from fastsac.training.saving import RunSaving, checkpoints_of, disk_bytes
 from fastsac.training.state import TrainingState, resolved
+from fastsac.training.task_of_run import keep_task
 
 # Files of a run besides its checkpoints: metrics and TensorBoard events.
 _METRICS_BYTES = 16_000_000
@@ -104,6 +105,7 @@ class TrainingRun:
                 self._directory = create(dataclasses.asdict(config), needed + _METRICS_BYTES)
                 opened.callback(self._directory.close)
                 opened.push(self._discard_if_failed)
+            keep_task(self.path, config.task)
             for notice in (self.state.env.engine.compile_notice, self.state.agent.compile_notice):
                 if notice:
                     print(notice, file=sys.stderr, flush=True)

@@ -107,6 +107,44 @@ def test_an_edited_model_is_the_next_envs(make):
     assert make("task.py").suite.model.body_mass[1] == 5
 
 
+@pytest.mark.parametrize("engine", ["native", "mjx"])
+@pytest.mark.parametrize("name", ["task.py", "by_path"])
+def test_an_env_keeps_the_model_that_it_was_made_with(name, engine, make):
+    write(1.0)
+    functions = (lambda p: {"x": p.qpos}), (lambda p: p.qpos[0])
+    fastsac.register("by_path", "model.xml", *functions, time_limit=0.2)
+    env = make(name, engine=engine)
+    Path("model.xml").write_text(MODEL.replace('type="slide"', 'type="slide" ref="0.5"'))
+    for seed in range(2):  # initial states are drawn in threads, from the first reset on
+        assert env.reset(seed=seed)[0].item() == 0
+    assert make(name).reset()[0].item() == 0.5, "the next env is of the new one"
+
+
+@pytest.mark.parametrize("model", ["path", "text", "relative"])
+def test_paths_in_a_task_file_are_relative_to_it(model, tmp_path, make, monkeypatch):
+    folder = tmp_path / "a folder ö"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "parts" / "slide.xml").write_text(MODEL)
+    including = '<mujoco><include file="parts/slide.xml"/></mujoco>'
+    (folder / "model.xml").write_text(including)
+    (tmp_path / "task.py").unlink(missing_ok=True)
+    write(1.0, file=folder / "task.py")
+    given = {"path": '"parts/slide.xml"', "text": repr(including), "relative": '"./model.xml"'}
+    code = (folder / "task.py").read_text()
+    code = code.replace('Path(__file__).with_name("model.xml")', given[model])
+    (folder / "task.py").write_text(code)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    task = str(folder / "task.py")
+    assert make(task).suite.model.body_mass[1] == 2
+    edited = MODEL.replace('mass="2"', 'mass="5"')
+    (folder / "parts" / "slide.xml").write_text(edited)
+    assert make(task).suite.model.body_mass[1] == 5, "what it includes was edited"
+    (folder / "parts" / "slide.xml").rename(folder / "parts" / "gone.xml")
+    with pytest.raises(UnknownTask, match="slide.xml"):
+        make(task)
+
+
 def test_what_is_held_stays_as_it_was_and_ends_with_the_last_who_holds(make, reward):
     write(1.0)
     find("task.py")
