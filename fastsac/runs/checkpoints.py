@@ -11,6 +11,8 @@ from fastsac.errors import CheckpointError, DamagedError, RunError
 from fastsac.learner.policy import Policy
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.runs import checkpoint_file
+from fastsac.runs.atomic_write import write_atomically
+from fastsac.runs.directory import CONFIG
 from fastsac.runs.replay_files import ReplayFiles, SentRows, is_name, keep_only, rank_of, read_rows
 
 State = dict[str, Any]
@@ -58,6 +60,8 @@ class RunCheckpoints:
         Raises:
             OSError: the disk is full or not writable; the checkpoints before are intact.
         """
+        if not self._run_dir.is_dir():
+            raise OSError(f"{self._run_dir} is gone, moved or deleted")
         name = checkpoint_file.name_of(state["counters"]["steps"])
         file = self._run_dir / checkpoint_file.FOLDER / name
         file.parent.mkdir(exist_ok=True)
@@ -75,6 +79,20 @@ class RunCheckpoints:
             del self._used[old]
         keep_only(self._run_dir, {name for names in self._used.values() for name in names})
         return file
+
+    def made_anew(self) -> bool:
+        """Makes the run's directory where it is gone, for a whole checkpoint; whether it was.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._run_dir.is_dir():
+            return False
+        self._run_dir.mkdir(parents=True)
+        write_atomically(self._run_dir / CONFIG, self._about["config"].encode())
+        self._files.clear()
+        self._used.clear()
+        return True
 
     def _with_rows(self, rank: int, replay: ReplayBuffer | SentRows | None) -> State:
         """Writes a rank's rows and returns the names of all its files."""

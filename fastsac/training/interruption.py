@@ -5,11 +5,11 @@ import threading
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal is closed
 
 
 class StopSignals:
-    """Within its context SIGINT and SIGTERM are remembered; a second one acts at once.
+    """Within its context SIGINT, SIGTERM and SIGHUP are remembered; a second one acts at once.
 
     Outside the main thread, where Python delivers no signals, nothing changes.
 

@@ -197,7 +197,7 @@ class TrainingRun:
     def say_ignored(self, signals: Sequence[Signals]) -> None:
         """Says which signals will not end the run, should there be any."""
         ends = f"; kill {os.getpid()} ends the run with a checkpoint"
-        for signal in signals:
+        for signal in (s for s in signals if s != Signals.SIGHUP):  # nohup is there for that
             self._metrics.say(
                 f"{signal.name} stays ignored, as the process that started this one had it"
                 + ("" if Signals.SIGTERM in signals else ends)
@@ -239,7 +239,7 @@ class TrainingRun:
 
     def save_last(self, signal: Signals | None) -> None:
         """Saves a run whose loop has ended, and says how one that a signal stopped goes on."""
-        path = self._save()
+        path = self._save(last=True)
         if signal and path:
             self._metrics.say(
                 f"{signal.name} at step {self.state.steps:,}, checkpoint {path}\n"
@@ -255,7 +255,7 @@ class TrainingRun:
         snapshot = self._evaluations.snapshot()
         self._evaluations.report_all()
         result = self._evaluations.evaluate_last(snapshot)
-        self._save()  # once more: it asks for no evaluation, and has this one's row
+        self._save(last=True)  # once more: it asks for no evaluation, and has this one's row
         seconds = snapshot[1]["seconds"]
         done = TrainResult(self.path, self.state.steps, self.state.updates, seconds, result)
         self._report(done)
@@ -263,8 +263,8 @@ class TrainingRun:
         result.require_finite(self.config.task)
         return done
 
-    def _save(self, required: bool = False) -> Path | None:
-        return self._saving.save(self._evaluations.state_dict(self.finished), required)
+    def _save(self, required: bool = False, last: bool = False) -> Path | None:
+        return self._saving.save(self._evaluations.state_dict(self.finished), required, last)
 
     def _report(self, done: TrainResult) -> None:
         """Writes result.json and says what came out."""

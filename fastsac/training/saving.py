@@ -75,12 +75,15 @@ class RunSaving:
         self._state, self._metrics, self._checkpoints = state, metrics, checkpoints
         self.newest, self.seconds = newest, 0.0
 
-    def save(self, evaluations: dict[str, Any], required: bool = False) -> Path | None:
+    def save(
+        self, evaluations: dict[str, Any], required: bool = False, last: bool = False
+    ) -> Path | None:
         """Saves a checkpoint; where the disk takes none, says so and returns None.
 
         Args:
             evaluations: state of the run's evaluations.
             required: whether the run is to fail where it cannot be saved.
+            last: whether to make the run's directory anew where somebody moved or deleted it.
 
         Raises:
             CheckpointError: the disk takes none, and it is required.
@@ -90,6 +93,8 @@ class RunSaving:
         parts = (RankPart(*ranks.receive(rank)) for rank in range(1, ranks.size))
         try:
             state = self._state.state_dict() | evaluations | {"metrics": self._metrics.state_dict()}
+            if last and self._checkpoints.made_anew():
+                self._metrics.say("warning: the run's directory is gone: made anew")
             self.newest = self._checkpoints.save(state, parts)
             ranks.from_first(True)
         except OSError as error:

@@ -296,3 +296,20 @@ def test_a_set_up_that_was_killed_is_begun_again(tmp_path):
     run = tmp_path / "run"
     directory.create(dataclasses.asdict(config(run)), needed_bytes=1).close()
     assert fastsac.train(config(run, total_steps=120)).steps == 120
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["moved and back", "deleted"])
+def test_a_directory_that_is_gone_for_a_while_or_for_good(back, tmp_path, monkeypatch, capsys):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    at = {201: lambda: run.rename(moved)}
+    if back:
+        at[420] = lambda: moved.rename(run)
+    hook(monkeypatch, at)
+    assert fastsac.train(config(run)).steps == 600
+    said = capsys.readouterr().err
+    gone = said.count(f"warning: {run} is gone, moved or deleted; the newest checkpoint is")
+    assert gone == (2 if back else 4)  # after 270 and 360 steps, and then after 450 and 540
+    assert said.count("the run's directory is gone: made anew") == (not back)
+    assert checkpoint_file.load(run)["counters"]["steps"] == 600
+    assert fastsac.resume(run, total_steps=630).steps == 630  # its replay is whole
+    assert "going on at step 600" in capsys.readouterr().err

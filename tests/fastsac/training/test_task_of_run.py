@@ -167,7 +167,10 @@ def test_what_is_kept_is_what_the_task_takes_and_its_model_to_the_last_bit(
     assert content(kept(tmp_path / "run").load(0).physics.model.ptr) == original
 
 
-@pytest.mark.parametrize("engine", ["native", "mjx", "warp"])
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "engine", ["native", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mjx", "warp"))]
+)
 def test_a_kept_task_runs_on_every_engine(engine, tmp_path, own_table):
     if engine == "warp":
         pytest.importorskip("warp")
