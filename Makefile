@@ -1,5 +1,6 @@
 # make train    train on this machine's CPU; TASK=walker_walk, ARGS="--seed 1"
 # make test     the default tests; ARGS="tests/envs -x"
+# make test-clients   the adapters, with the libraries that they are for
 # make docs     the documentation, in site/
 PYTHON ?= python3
 # The machine with the GPU has torch, jax and pytest already and may have no network: no venv there.
@@ -22,7 +23,7 @@ install = if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3,
 	  $(PIP_INSTALL) -r $(VENV)/pins.txt && \
 	  $(PIP_INSTALL) -c constraints.txt --no-deps dm_control -e .; fi
 
-.PHONY: train test test-all test-gpu bench-gpu learn-gpu prove-gpu docs lint types clean .types
+.PHONY: train test test-all test-clients test-gpu bench-gpu learn-gpu prove-gpu docs lint types clean .types
 .NOTPARALLEL:
 
 train: $(VENV)/.train
@@ -33,6 +34,11 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not gpu" $(ARGS)
+
+# The libraries that fastsac/adapters is for, in a venv of their own.
+test-clients:
+	$(MAKE) VENV=.venv-clients .venv-clients/.clients
+	.venv-clients/bin/python -m pytest $(PARALLEL) tests/fastsac/adapters $(ARGS)
 
 test-gpu: .types
 	$(UNINSTALLED) $(GPU_PYTHON) -m pytest -m gpu $(ARGS)
@@ -69,7 +75,7 @@ types: $(VENV)/.dev .types
 	cd $@/fastsac && ln -s ../../fastsac/* ../../kernels ../../envs ../../bench .
 
 clean:
-	rm -rf $(VENV) .venv-offline .types build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-offline .venv-clients .types build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find fastsac kernels envs bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps: each larger install includes the smaller ones.
@@ -83,6 +89,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.created
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(call install,[dev])
+	@touch $(VENV)/.train $(VENV)/.test $@
+
+$(VENV)/.clients: pyproject.toml constraints.txt | $(VENV)/.created
+	@$(call install,[test,clients])
 	@touch $(VENV)/.train $(VENV)/.test $@
 
 $(VENV)/.offline: pyproject.toml constraints.txt | $(VENV)/.created

@@ -137,6 +137,7 @@ class GymnasiumEnv(gymnasium.Env):
             task, 1, array="numpy", autoreset_mode=AutoresetMode.DISABLED, **of_make
         )
         self._worlds.frame_size = frame_size
+        self.suite = self._worlds.suite
         self.observation_space = self._worlds.single_observation_space
         self.action_space = self._worlds.single_action_space
         self.metadata = self.metadata | {"render_fps": self._worlds.metadata["render_fps"]}

@@ -94,7 +94,7 @@ class Suite:
             initialisation.
         substeps: physics steps per control step.
         max_episode_steps: control steps until the time limit truncates.
-        obs_dim: the entries of a flattened observation.
+        parts: dm_control's names of an observation's parts and their shapes, in its order.
         action_low: (A,) float64, the control that an action of -1 stands for.
         action_high: (A,) float64, the control that an action of 1 stands for.
         randomization: the user's draws of model fields.
@@ -104,7 +104,7 @@ class Suite:
     model: mujoco.MjModel
     substeps: int
     max_episode_steps: int
-    obs_dim: int
+    parts: Mapping[str, tuple[int, ...]]
     action_low: np.ndarray
     action_high: np.ndarray
     randomization: Randomization = NONE
@@ -125,6 +125,20 @@ class Suite:
     @functools.cached_property
     def _controls_are_actions(self) -> bool:
         return bool((self.action_low == -1).all() and (self.action_high == 1).all())
+
+    @property
+    def obs_dim(self) -> int:
+        """The entries of a flattened observation."""
+        return sum(map(math.prod, self.parts.values()))
+
+    def split(self, obs: Any) -> dict[str, Any]:
+        """Returns the parts of observations (..., obs_dim), numpy, torch or jax: (..., *shape)."""
+        found, start = {}, 0
+        for name, shape in self.parts.items():
+            end = start + math.prod(shape)
+            found[name] = obs[..., start:end].reshape((*obs.shape[:-1], *shape))
+            start = end
+        return found
 
     @property
     def action_dim(self) -> int:
@@ -167,7 +181,7 @@ def load_suite(task: Task, randomize: Mapping[str, Any] | None = None) -> Suite:
         model=model,
         substeps=round(env.control_timestep() / env.physics.timestep()),
         max_episode_steps=math.ceil(steps) if math.isfinite(steps) else ENDLESS,
-        obs_dim=sum(math.prod(part.shape) for part in env.observation_spec().values()),
+        parts={name: part.shape for name, part in env.observation_spec().items()},
         action_low=low,
         action_high=high,
         randomization=Randomization(randomize, model) if randomize else NONE,

@@ -72,7 +72,7 @@ FLOORS = (
     ("show",),
     ("training",),
     ("runs",),
-    ("learner",),
+    ("learner", "adapters"),
     ("kernels", "envs"),
     ("forks", "machine", "parser", "seeding", "typed_fields"),
     ("errors",),
@@ -175,6 +175,24 @@ def test_envs_know_nothing_of_the_learner(file):
 def test_the_product_does_not_need_jax(file):
     tops = {name.split(".")[0] for name in imported(file)}
     assert not tops & {"jax", "mujoco", "triton"}
+
+
+CLIENTS = {
+    "dm_env": {"dm_env"},
+    "rsl_rl": {"rsl_rl", "tensordict"},
+    "sb3": {"stable_baselines3"},
+    "skrl": {"skrl"},
+    "torchrl": {"tensordict", "torchrl"},
+}
+
+
+def test_an_adapter_alone_knows_its_library():
+    own = ROOT / "fastsac" / "adapters"
+    assert {file.stem for file in own.glob("*.py")} == {"__init__", *CLIENTS}
+    libraries = set().union(*CLIENTS.values())
+    for file in (f for f in FILES if name(f).split("/")[0] != "bench"):
+        known = {imports.split(".")[0] for imports in imported(file)} & libraries
+        assert known == (CLIENTS.get(file.stem, set()) if file.parent == own else set()), file
 
 
 @each(sorted((ROOT / "envs" / "tasks").rglob("*.py")))
