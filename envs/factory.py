@@ -1,10 +1,11 @@
 """From a task's name to a running vector env."""
 
+import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import mujoco
 import torch
@@ -22,7 +23,10 @@ from fastsac.envs.devices import (
 )
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
+from fastsac.envs.engines.repeated import Repeated
+from fastsac.envs.engines.stacked import Stacked
 from fastsac.envs.engines.world_models import velocity_acts
+from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find
 from fastsac.envs.reset_arguments import integer
@@ -43,6 +47,9 @@ def make(
     randomize: Mapping[str, Draw] | None = None,
     array: str = "torch",
     autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+    reward_fn: Callable[[Physics], Any] | None = None,
+    action_repeat: int = 1,
+    frame_stack: int = 1,
 ) -> VectorEnv:
     """Returns num_envs worlds of a Control Suite task as one batched environment.
 
@@ -69,17 +76,29 @@ def make(
         array: what the env hands out and takes, "torch", "numpy" or "jax".
         autoreset_mode: gymnasium's, or its name: when a world begins its next episode, see
             VectorEnv.
+        reward_fn: takes the place of the task's reward; written like that of ``fastsac.register``:
+            Physics -> scalar, with jax.numpy, for one world, read after each control step.
+        action_repeat: control steps in a step of the env, with one action. Their rewards add up,
+            until an episode ends; ``max_episode_steps`` and ``clocks`` count the env's steps. Above
+            1 each step waits for the device.
+        frame_stack: how many of an episode's last observations make up one, flat, the oldest first;
+            an episode begins with its first observation in every place.
 
     Raises:
         UnknownTask: no such task.
         EngineUnavailable: no such engine, or it cannot run here.
-        ValueError: num_envs or seed out of range, no such solver, array or autoreset_mode, or
-            randomize names no array of the model or draws something of another shape.
+        ValueError: a number out of range, no such solver, array or autoreset_mode, reward_fn is no
+            function, or randomize names no array of the model or draws something of another shape.
+        TypeError: reward_fn returns no scalar, or does what cannot be compiled.
     """
     if not isinstance(task, str):
         raise UnknownTask(f"a task is a name, got {type(task).__name__}")
     entry = find(task)
+    if reward_fn is not None:
+        entry = dataclasses.replace(entry, reward=_function("reward_fn", reward_fn))
     num_envs, seed = integer("num_envs", num_envs, 1), integer("seed", seed, 0)
+    repeat = integer("action_repeat", action_repeat, 1)
+    frames = integer("frame_stack", frame_stack, 1)
     if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     for name, value, known in (("solver", solver, SOLVERS), ("array", array, tuple(ARRAYS))):
@@ -110,11 +129,19 @@ def make(
     target = _checked_device(device)
     current = torch.cuda.current_device() if built.device.type == "cuda" else None
     require_one_gpu(built.device, target, current)
+    # Each does what an engine does, by way of the one within it where it changes nothing.
+    built = cast(Engine, Repeated(built, repeat)) if repeat > 1 else built
+    built = cast(Engine, Stacked(built, frames)) if frames > 1 else built
     env = VectorEnv(built, num_envs, target, seed, array, mode)
-    env.remake = partial(
-        make, task, num_envs, engine, given, seed, solver, randomize, array, autoreset_mode
-    )
+    of_task = solver, randomize, array, autoreset_mode, reward_fn, repeat, frames
+    env.remake = partial(make, task, num_envs, engine, given, seed, *of_task)
     return env
+
+
+def _function(name: str, given: Any) -> Any:
+    if not callable(given):
+        raise ValueError(f"{name} must be a function, got {type(given).__name__}")
+    return given
 
 
 def _mode(given: Any) -> AutoresetMode:

@@ -98,6 +98,7 @@ class Suite:
         action_low: (A,) float64, the control that an action of -1 stands for.
         action_high: (A,) float64, the control that an action of 1 stands for.
         randomization: the user's draws of model fields.
+        frames: how many observations, the oldest first, make up one that is handed out.
     """
 
     task: Task
@@ -108,6 +109,7 @@ class Suite:
     action_low: np.ndarray
     action_high: np.ndarray
     randomization: Randomization = NONE
+    frames: int = 1
 
     def control(self, action: Any) -> Any:
         """Maps actions (..., A) in [-1, 1], numpy or jax, to the actuators' ranges."""
@@ -129,10 +131,18 @@ class Suite:
     @property
     def obs_dim(self) -> int:
         """The entries of a flattened observation."""
-        return sum(map(math.prod, self.parts.values()))
+        return self.frames * sum(map(math.prod, self.parts.values()))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What ``split`` gives of one world: the parts' shapes, behind the frames' if stacked."""
+        frames = (self.frames,) if self.frames > 1 else ()
+        return {name: (*frames, *shape) for name, shape in self.parts.items()}
 
     def split(self, obs: Any) -> dict[str, Any]:
-        """Returns the parts of observations (..., obs_dim), numpy, torch or jax: (..., *shape)."""
+        """Returns the parts of observations (..., obs_dim), numpy, torch or jax; see ``shapes``."""
+        if self.frames > 1:
+            obs = obs.reshape((*obs.shape[:-1], self.frames, -1))
         found, start = {}, 0
         for name, shape in self.parts.items():
             end = start + math.prod(shape)

@@ -53,7 +53,7 @@ class Environment(dm_env.Environment):
 
     def observation_spec(self) -> dict[str, specs.Array]:
         """Returns the specs by dm_control's names."""
-        return {k: specs.Array(v, np.float32, k) for k, v in self._suite.parts.items()}
+        return {k: specs.Array(v, np.float32, k) for k, v in self._suite.shapes.items()}
 
     def action_spec(self) -> specs.BoundedArray:
         """Returns the spec of actions (A,) in [-1, 1]."""
