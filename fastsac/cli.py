@@ -19,6 +19,7 @@ Soft Actor-Critic on the DeepMind Control Suite.
 commands:
   train TASK   train a policy, e.g. fastsac train cartpole_swingup --preset cpu;
                fastsac train --resume RUN goes on with one that was stopped
+  sweep SPEC   many runs of a YAML or Python file, on Ray Tune; run again, it goes on
   eval RUN     returns of a trained policy in the real dm_control
   video RUN    films a trained policy, e.g. fastsac video RUN -o walk.gif
   export RUN   a trained policy as a file that runs without fastsac: .onnx or .pt2
@@ -145,6 +146,20 @@ def _resume(args: list[str]) -> None:
     if "run_dir" in changes:
         raise ConfigError("a resumed run keeps its --run-dir")
     resume(known.resume, **changes)
+
+
+def _sweep(args: list[str]) -> None:
+    parser = Parser(
+        prog="fastsac sweep",
+        description="Trains tasks x seeds x settings on Ray Tune; the same command goes on.",
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML, or Python with a dict SPEC")
+    parser.add_argument("-o", "--output", type=Path, help="directory; default: sweeps/NAME")
+    parser.add_argument("--address", help="of a Ray cluster; default: Ray on this machine alone")
+    parsed = parser.parse_args(args)
+    from fastsac.sweep.tuning import sweep
+
+    sweep(parsed.spec, parsed.output, parsed.address)
 
 
 def _eval(args: list[str]) -> None:
@@ -296,6 +311,7 @@ def _doctor(args: list[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
+    "sweep": _sweep,
     "eval": _eval,
     "video": _video,
     "export": _export,

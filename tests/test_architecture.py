@@ -68,7 +68,7 @@ def test_there_is_something_to_check():
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("bench",),
+    ("bench", "sweep"),
     ("show",),
     ("training",),
     ("runs",),

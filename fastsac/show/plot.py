@@ -43,8 +43,10 @@ def plot_runs(runs: Sequence[str], output: Path, group_by: str | None = None) ->
     else:
         groups: dict[str, list[Curve]] = {}
         for path, curve in curves.items():
-            groups.setdefault(str(read_config(path)[group_by]), []).append(curve)
-        figure = _draw_groups(group_by, groups)
+            value = str(read_config(path)[group_by])
+            name = value if group_by == "task" else f"{group_by} {value}"
+            groups.setdefault(name, []).append(curve)
+        figure = draw_groups(groups)
     try:
         figure.savefig(output, dpi=120, bbox_inches="tight")  # long labels too
     except OSError as error:
@@ -79,10 +81,14 @@ def draw_runs(curves: Mapping[str, Curve], axes: Mapping[str, str] = AXES) -> An
     return figure
 
 
-def _draw_groups(key: str, groups: Mapping[str, Sequence[Curve]]) -> Any:
+def draw_groups(groups: Mapping[str, Sequence[Curve]]) -> Any:
+    """Returns a figure of groups of runs by their names: their IQM, with its 95% interval.
+
+    Raises:
+        RunError: runs of a group have no steps in common, or matplotlib is missing.
+    """
     figure, panels = panels_of_returns(AXES)
-    for value, curves in groups.items():
-        name = value if key == "task" else f"{key} {value}"
+    for name, curves in groups.items():
         if max(c["step"][0] for c in curves) > min(c["step"][-1] for c in curves):
             raise RunError(f"the runs of {name} have no steps in common to average over")
         summary = Summary(curves)
