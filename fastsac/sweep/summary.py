@@ -63,7 +63,7 @@ class Outcome:
             return read_progress(self.run)[0]
         except RunError as error:
             print(f"warning: {error}", file=sys.stderr)
-            return {}
+            return {"step": np.empty(0), "eval_return": np.empty(0)}
 
     @property
     def label(self) -> str:
@@ -85,7 +85,7 @@ class _Setting:
     def __init__(self, runs: Sequence[Outcome]):
         self.runs = runs
         self.finished = [one for one in runs if one.state == "finished" and len(one.curve["step"])]
-        self.counted = self.finished or [one for one in runs if len(one.curve.get("step", ()))]
+        self.counted = self.finished or [one for one in runs if len(one.curve["step"])]
         self.finals = np.array([one.curve["eval_return"][-1] for one in self.counted])
 
     @property
@@ -154,7 +154,7 @@ def _ranked(outcomes: Sequence[Outcome]) -> dict[str, list[_Setting]]:
 
 def _best_return(one: Outcome) -> float:
     """The highest evaluation, whose policy best.pt is."""
-    return float(max(one.curve.get("eval_return", ()), default=-np.inf))
+    return float(max(one.curve["eval_return"], default=-np.inf))
 
 
 def _draw(path: Path, ranked: dict[str, list[_Setting]]) -> list[str]:

@@ -90,7 +90,8 @@ def test_grids_multiply(tmp_path):
 
 
 def test_python_may_compute_it(tmp_path):
-    text = "SPEC = {'tasks': 'all', 'seeds': 5, 'flags': {'tau': {'grid': [10.0**-k for k in (2, 3)]}}}"
+    grid = "{'grid': [10.0**-k for k in (2, 3)]}"
+    text = f"SPEC = {{'tasks': 'all', 'seeds': 5, 'flags': {{'tau': {grid}}}}}"
     spec = read_spec(written(tmp_path, text, "sweep.py"))
     assert len(spec.tasks) == 51 and len(spec.runs) == 255 and spec.settings == 2
     same = parsed_spec(
