@@ -39,6 +39,8 @@ def sweep(spec_file: Path, output: Path | None = None, address: str | None = Non
         RunError: some runs failed; the others are reported.
     """
     spec = read_spec(spec_file)
+    if address is None:
+        _require_resources(spec)
     for package in ("ray.tune", "optuna")[: 2 if spec.search == "optuna" else 1]:
         try:
             importlib.import_module(package)
@@ -48,8 +50,6 @@ def sweep(spec_file: Path, output: Path | None = None, address: str | None = Non
     path = (output or Path("sweeps") / spec_file.stem).absolute()
     each = f"{len(spec.tasks)} tasks x {len(spec.seeds)} seeds"
     total = spec.settings * len(spec.runs)
-    if address is None:
-        _require_resources(spec)
     with contextlib.closing(_hold(path, spec)):
         print(f"{total} runs: {spec.settings} settings x {each}, in {path}", flush=True)
         with _ray(spec, address):

@@ -33,8 +33,7 @@ def written(tmp_path, text, name="sweep.yaml"):
     return path
 
 
-def test_a_specification_means_what_it_says(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+def test_a_specification_means_what_it_says(tmp_path):
     spec = read_spec(written(tmp_path, WHOLE))
     assert spec.runs == [
         ("cartpole_swingup", 3),
@@ -208,6 +207,15 @@ def test_bad_python_is_one_sentence(text, words, tmp_path, monkeypatch, capsys):
     assert main(["sweep", "sweep.py"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and words in lines[0] and "sweep.py" in lines[0], lines
+
+
+@pytest.mark.parametrize("asked", ["cpu: 4096", "gpu: 0.25"])
+def test_what_this_machine_lacks_is_not_waited_for(asked, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    written(tmp_path, LEAST + f"resources: {{{asked}}}")
+    assert main(["sweep", "sweep.yaml"]) == 2
+    assert f"a run asks for {asked}, and this machine has" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys):
