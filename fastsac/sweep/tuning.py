@@ -113,8 +113,10 @@ def _ray(spec: Spec, address: str | None) -> Iterator[None]:
             runtime_env=hidden,
             **({} if address else own),
         )
-    except (ConnectionError, ValueError) as error:
-        raise RunError(f"Ray does not start at {address or 'this machine'}: {error}") from error
+    except Exception as error:  # Ray's own is a bare one, where its servers come too late
+        ray.shutdown()
+        where = f"answer at {address}" if address else "start on this machine"
+        raise RunError(f"Ray does not {where}: {error}") from error
     try:
         yield
     finally:
