@@ -22,9 +22,13 @@ commands:
   sweep SPEC   many runs of a YAML or Python file, on Ray Tune; run again, it goes on
   eval RUN     returns of a trained policy in the real dm_control
   video RUN    films a trained policy, e.g. fastsac video RUN -o walk.gif
-  export RUN   a trained policy as a file that runs without fastsac: .onnx or .pt2
+  export RUN   a trained policy as a file: .onnx or .pt2, which run without fastsac, or
+               .policy, which is small
+  zoo          the trained policies that come with fastsac: eval, video and export take
+               zoo:TASK for RUN, and train TASK --start-from
   plot RUN...  learning curves as a picture
   runs [DIR]   the runs below a directory, and how far they are
+  compare RUN...  returns beside published ones: --baseline flashsac
   report RUN...  one page about runs: curves, films, settings, machine
   tasks        the tasks, with their sizes and engines
   bench        measure this machine beside other packages: --quick takes five minutes;
@@ -34,6 +38,8 @@ commands:
 
 fastsac COMMAND --help lists a command's flags.
 """
+
+_POLICY = "run directory, checkpoint or .policy file, or zoo:TASK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +174,7 @@ def _eval(args: list[str]) -> None:
     parser = Parser(
         prog="fastsac eval", description="Prints mean, std and each return of a trained policy."
     )
-    parser.add_argument("run", help="run directory or checkpoint file")
+    parser.add_argument("run", help=_POLICY)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--backend", choices=("dm_control", "engine"), default="dm_control")
     parser.add_argument("--seed", type=int, default=EVAL_SEED, help="of the initial states")
@@ -204,7 +210,7 @@ def _video(args: list[str]) -> None:
     parser = Parser(
         prog="fastsac video", description="Films a trained policy in the real dm_control."
     )
-    parser.add_argument("run", help="run directory or checkpoint file")
+    parser.add_argument("run", help=_POLICY)
     parser.add_argument("-o", "--output", type=Path, required=True, help="a .gif or .mp4")
     parser.add_argument("--episodes", type=int, default=1)
     parser.add_argument("--camera", help="number or name in the model, -1 is free; default: first")
@@ -234,10 +240,12 @@ def _size(text: str) -> tuple[int, int]:
 
 def _export(args: list[str]) -> None:
     parser = Parser(
-        prog="fastsac export", description="Writes a policy as a file that runs without fastsac."
+        prog="fastsac export",
+        description="Writes a policy as a file that runs without fastsac, or as a small one.",
     )
-    parser.add_argument("run", help="run directory or checkpoint file")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="an .onnx or .pt2")
+    parser.add_argument("run", help=_POLICY)
+    help = "an .onnx or .pt2, or a .policy: float16 and int8, which fastsac reads"
+    parser.add_argument("-o", "--output", type=Path, required=True, help=help)
     parsed = parser.parse_args(args)
     from fastsac.show.export import export_policy
 
@@ -247,6 +255,16 @@ def _export(args: list[str]) -> None:
         f"{_shown(parsed.output)}: {kilobytes:.0f} kB, within {usual:.1g} of the policy in torch "
         f"({extreme:.1g} on extreme observations)"
     )
+
+
+def _zoo(args: list[str]) -> None:
+    parser = Parser(prog="fastsac zoo", description="Lists the policies that come with fastsac.")
+    help = "instead put a run's best.pt into it, with its return over 10 episodes of dm_control"
+    parser.add_argument("--add", metavar="RUN", help=help)
+    parsed = parser.parse_args(args)
+    from fastsac.show.zoo_table import add_to_zoo, print_zoo
+
+    print_zoo() if parsed.add is None else add_to_zoo(Path(parsed.add))
 
 
 def _plot(args: list[str]) -> None:
@@ -260,6 +278,21 @@ def _plot(args: list[str]) -> None:
     from fastsac.show.plot import plot_runs
 
     plot_runs(parsed.runs, parsed.output, parsed.group_by)
+
+
+def _compare(args: list[str]) -> None:
+    parser = Parser(
+        prog="fastsac compare", description="Returns beside published ones (speed: bench compare)."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    help = "CSV of task, seed, step, return; or flashsac, mrq, pytorch_sac, simbav2, td-mpc2, xqc"
+    parser.add_argument("--baseline", required=True, metavar="FILE", help=help)
+    parser.add_argument("--final", action="store_true", help="last returns, whatever the steps")
+    parser.add_argument("--json", action="store_true", help="one JSON object for programs")
+    parsed = parser.parse_args(args)
+    from fastsac.show.compare import compare, print_comparison
+
+    print_comparison(compare(parsed.runs, parsed.baseline, parsed.final), parsed.json)
 
 
 def _runs(args: list[str]) -> None:
@@ -315,7 +348,9 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": _eval,
     "video": _video,
     "export": _export,
+    "zoo": _zoo,
     "plot": _plot,
+    "compare": _compare,
     "runs": _runs,
     "report": _report,
     "tasks": _tasks,

@@ -44,6 +44,7 @@ class Policy:
         device: where it shall run; weights and normaliser are copied there.
 
     Attributes:
+        config: the algorithm that trained it; of a small policy file only what its network needs.
         network: the function itself, on that device.
     """
 
@@ -58,6 +59,7 @@ class Policy:
         device: str | torch.device = "cpu",
     ):
         self.task, self.obs_dim, self.action_dim = task, obs_dim, action_dim
+        self.config = config
         self._device = torch.device(device)
         use_threads(self._device)
         actor = Actor(obs_dim, action_dim, config, torch.Generator("cpu"))

@@ -161,6 +161,19 @@ class LearnerState:
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"])
 
+    def take_policy(self, state: dict[str, Any]) -> None:
+        """Goes on from another learner's actor and normaliser; all else stays as it is.
+
+        Args:
+            state: of ``Policy.state_dict``.
+
+        Raises:
+            RuntimeError, ValueError: the state belongs to another network.
+        """
+        self.actor_weights.load_state_dict(state["actor"])
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
+
     def _optimizers(self) -> list[Adam]:
         optimizers = (self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer)
         return [optimizer for optimizer in optimizers if optimizer is not None]

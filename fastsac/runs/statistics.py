@@ -1,6 +1,6 @@
 """Statistics over a few runs, as in Agarwal et al. 2021 (arXiv 2108.13264)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,6 +41,54 @@ def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | No
     drawn = np.random.default_rng(0).integers(count, size=(2000, count))
     low, high = np.quantile(interquartile_mean(values[drawn], axis=1), [0.025, 0.975], axis=0)
     return low, high
+
+
+def interquartile_mean_of_tasks(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the IQM () of all tasks' scores (..., N), tasks with more runs weighing more.
+
+    Args:
+        scores: of each task (..., N), N its number of runs; what is before N is drawn alike.
+    """
+    return interquartile_mean(np.concatenate(list(scores), axis=-1), axis=-1)
+
+
+def probability_of_improvement(
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Returns how likely one of our runs is above one of theirs, the mean () over tasks.
+
+    Equal scores count half (Mann and Whitney's U, as in the paper's section 4.3).
+
+    Args:
+        ours: of each task (..., N).
+        theirs: of each task (..., M).
+    """
+    pairs = ((x[..., :, None], y[..., None, :]) for x, y in zip(ours, theirs, strict=True))
+    above = [((x > y) + (x == y) / 2).mean(axis=(-2, -1)) for x, y in pairs]
+    return np.mean(above, axis=0)
+
+
+def stratified_interval(
+    statistic: Callable[..., np.ndarray], *groups: Sequence[np.ndarray]
+) -> tuple[float, float] | None:
+    """Returns the 95% percentile interval of a statistic over runs drawn anew within each task.
+
+    Args:
+        statistic: takes as many groups, its tasks' scores (2000, N), and returns (2000,).
+        *groups: of each task the scores (N,).
+
+    Returns:
+        None where no task has a second run: nothing says how runs differ.
+    """
+    if max(len(scores) for group in groups for scores in group) < 2:
+        return None
+    random = np.random.default_rng(0)
+    drawn = [
+        [scores[random.integers(len(scores), size=(2000, len(scores)))] for scores in group]
+        for group in groups
+    ]
+    low, high = np.quantile(statistic(*drawn), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def common_grid(steps: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""A trained policy as a file that runs without fastsac: ONNX, or torch.export's .pt2."""
+"""A trained policy as a file: ONNX or torch.export's .pt2, which run without fastsac, or small."""
 
 import copy
 import importlib
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
 from fastsac.errors import ConfigError, RunError
 from fastsac.learner.policy import Policy
+from fastsac.runs import small_policy
 from fastsac.runs.atomic_write import require_place, write_atomically
 from fastsac.runs.policy_file import directory_of, load_policy
+from fastsac.runs.small_policy import SUFFIX
 from fastsac.training.task_of_run import task_of
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -37,11 +40,11 @@ def export_policy(run: str | Path, output: Path) -> tuple[float, float]:
     The file maps "obs" (batch, obs_dim) float32 to "action" (batch, A) float32 in [-1, 1], for any
     batch. It appears whole and checked, or not at all. Its metadata, all strings, say what -1 and 1
     stand for; numbers in a row are separated by spaces. A .pt2 has them as metadata.json among
-    torch.export's extra files.
+    torch.export's extra files. A .policy is small and for load_policy: its weights are rounded.
 
     Args:
-        run: a run directory or a checkpoint file.
-        output: the .onnx or .pt2 (torch.export.load) to write.
+        run: as load_policy takes it.
+        output: the .onnx, .pt2 (torch.export.load) or .policy to write.
 
     Returns:
         The largest difference of an action from the policy's in torch: for observations like
@@ -53,17 +56,21 @@ def export_policy(run: str | Path, output: Path) -> tuple[float, float]:
             not do what the policy does.
         UnknownTask: the policy is of a task that is not known here.
     """
-    if output.suffix not in _KINDS:
-        raise ConfigError(f"-o must end in .onnx or .pt2, got {output}")
+    if output.suffix not in (*_KINDS, SUFFIX):
+        raise ConfigError(f"-o must end in .onnx, .pt2 or {SUFFIX}, got {output}")
     require_place(output)
     if output.suffix == ".onnx":
         _require_onnx()
     policy = load_policy(run)
-    encode, decode = _KINDS[output.suffix]
-    with _quiet(), torch.device("cpu"):  # torch.export follows torch's default
-        example = torch.zeros((2, policy.obs_dim), dtype=torch.float32)
-        data = encode(policy.network, example, _metadata(policy, run))
-        differences = _check(policy, decode(data), output)
+    if output.suffix == SUFFIX:
+        data = small_policy.encode(policy)
+        differences = _check(policy, small_policy.decode(data), output, slack=math.inf)
+    else:
+        encode, decode = _KINDS[output.suffix]
+        with _quiet(), torch.device("cpu"):  # torch.export follows torch's default
+            example = torch.zeros((2, policy.obs_dim), dtype=torch.float32)
+            data = encode(policy.network, example, _metadata(policy, run))
+            differences = _check(policy, decode(data), output)
     try:
         write_atomically(output, data)
     except OSError as error:
@@ -144,11 +151,13 @@ def _from_pt2(data: bytes) -> Function:
 _KINDS = {".onnx": (_to_onnx, _from_onnx), ".pt2": (_to_pt2, _from_pt2)}
 
 
-def _check(policy: Policy, function: Function, output: Path) -> tuple[float, float]:
+def _check(
+    policy: Policy, function: Function, output: Path, slack: float | None = None
+) -> tuple[float, float]:
     """Returns the largest differences of function's actions from the policy's, as export_policy.
 
     Raises:
-        RunError: an action is further off than roundings put it.
+        RunError: an action is further off than roundings put it, or before its tanh than the slack.
     """
     exact = copy.deepcopy(policy.network).double()
     generator = torch.Generator("cpu").manual_seed(0)
@@ -159,8 +168,8 @@ def _check(policy: Policy, function: Function, output: Path) -> tuple[float, flo
         if norm is not None:
             obs = norm.mean + obs * norm.var.sqrt()
         mean = exact.mean(obs.double())
-        slack = _ROUNDINGS * (policy.network.mean(obs) - mean).abs().max()
-        low, high = torch.tanh(mean - slack) - _TOLERANCE, torch.tanh(mean + slack) + _TOLERANCE
+        off = slack or _ROUNDINGS * (policy.network.mean(obs) - mean).abs().max().item()
+        low, high = torch.tanh(mean - off) - _TOLERANCE, torch.tanh(mean + off) + _TOLERANCE
         for rows in (slice(None), slice(1)):  # the batch's size is free
             action = function(obs[rows])
             difference = (action - policy.network(obs[rows])).abs().max().item()

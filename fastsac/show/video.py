@@ -71,7 +71,7 @@ def record(run: str | Path, output: Path, shot: Shot) -> Film:
     """Films a trained policy in the real dm_control, in real time.
 
     Args:
-        run: a run directory or a checkpoint file.
+        run: as load_policy takes it.
         output: the .gif or .mp4 to write; it appears whole or not at all.
         shot: what to film.
 

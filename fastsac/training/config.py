@@ -89,6 +89,8 @@ class TrainConfig:
     """Write trace.json, some vector steps after learning began, for a browser's trace viewer."""
     strict: bool = False
     """End the run where a GPU's kernel or CUDA graph fails, instead of going on more slowly."""
+    start_from: str | None = None
+    """Policy whose actor and observation statistics it begins with: zoo:dog_walk, a run, a file."""
     run_dir: str | None = None
     """Where the run is written; None is runs/TASK-DATE-TIME."""
     sac: tyro.conf.OmitArgPrefixes[SACConfig] = SACConfig()
@@ -113,6 +115,10 @@ class TrainConfig:
         require(
             self.run_dir is None or (self.run_dir != "" and "\0" not in self.run_dir),
             f"--run-dir must be a path, got {self.run_dir!r}",
+        )
+        require(
+            self.start_from is None or (self.start_from != "" and "\0" not in self.start_from),
+            f"--start-from must be a run, a policy's file or zoo:TASK, got {self.start_from!r}",
         )
         require(
             self.replay_capacity >= self.num_envs,

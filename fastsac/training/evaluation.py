@@ -123,10 +123,10 @@ def evaluate_in(
 
 
 def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluation:
-    """Evaluates the checkpoint of a run.
+    """Evaluates the policy of a run, a file or the zoo.
 
     Args:
-        path: a run directory or a checkpoint file.
+        path: as ``load_policy`` takes it.
         episodes: how many, at least 1.
         seed: of the initial states.
         backend: "dm_control" or "engine".
@@ -138,7 +138,7 @@ def evaluate_run(path: str, episodes: int, seed: int, backend: str) -> Evaluatio
     require_episodes(episodes, seed)
     policy = load_policy(path)
     directory = directory_of(path)
-    recorded = recorded_task(directory)
+    recorded = recorded_task(directory) if directory else None
     if recorded not in (None, policy.task):
         raise CheckpointError(
             f"{path} has a checkpoint of {policy.task}, but {directory} is a run of {recorded}"

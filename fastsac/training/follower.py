@@ -35,7 +35,11 @@ class Follower:
         try:
             self.state.require_alike()
             goes_on = ranks.from_first(None)
-            load_part(self.state) if goes_on else self.state.start()
+            if goes_on:
+                load_part(self.state)
+            else:
+                self.state.take_policy()
+                self.state.start()
             self._log = TrainingLog(config, self.state, None)
             self._saving = RankSaving(config, self.state)
             if not goes_on:

@@ -101,6 +101,7 @@ class TrainingRun:
             opened.callback(self.state.close)
             config = self.config = resolved(config, self.state.env)
             if not loaded:
+                self.state.take_policy()
                 needed = disk_bytes(config, self.state.agent, self.state.replay, ranks.size)
                 self._directory = create(dataclasses.asdict(config), needed + _METRICS_BYTES)
                 opened.callback(self._directory.close)

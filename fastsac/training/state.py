@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from fastsac.envs import VectorEnv, make
+from fastsac.errors import ConfigError
 from fastsac.learner.exploration import HeldNoise
 from fastsac.learner.n_step import NStepReturns
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.learner.sac import SAC
+from fastsac.runs.policy_file import load_policy
 from fastsac.seeding import stream_seed
 from fastsac.training.config import TrainConfig
 from fastsac.training.episodes import EpisodeReturns
@@ -89,6 +91,32 @@ class TrainingState:
         clocks = torch.zeros(config.num_envs, dtype=torch.int64, device=device)
         self.episodes = EpisodeReturns(clocks)
 
+    def take_policy(self) -> None:
+        """Takes over the actor and the observation statistics of --start-from, in a new run.
+
+        Critics, temperature, optimizers and replay are new all the same.
+
+        Raises:
+            UserError: there is no such policy, or it does not fit.
+        """
+        path, agent = self._config.start_from, self.agent
+        if path is None:
+            return
+        policy = load_policy(path)
+        theirs, ours = ((x.obs_dim, x.action_dim) for x in (policy, agent))
+        if theirs != ours:
+            raise ConfigError(
+                f"--start-from {path}: {policy.task} has observations of {theirs[0]} and actions "
+                f"of {theirs[1]} numbers, {self._config.task} has {ours[0]} and {ours[1]}"
+            )
+        for name in ("hidden_sizes", "layer_norm", "normalize_obs"):
+            its, own = getattr(policy.config, name), getattr(agent.config, name)
+            if its != own:
+                flag = f"--{name.replace('_', '-')}"
+                its, own = (" ".join(map(str, x)) if type(x) is tuple else x for x in (its, own))
+                raise ConfigError(f"--start-from {path}: it has {flag} {its}, the run {own}")
+        agent.take_policy(policy.state_dict())
+
     def start(self) -> None:
         """Begins the episodes of a new run; compiles the physics of a GPU's engine."""
         self.obs, info = self.env.reset(seed=self._seed, options={"spread_clocks": True})
@@ -114,9 +142,12 @@ class TrainingState:
         return self.steps // every > (self.steps - self.worlds) // every
 
     def action(self) -> torch.Tensor:
-        """Returns actions (B, A) in [-1, 1]: uniform ones at first, then the policy's."""
+        """Returns actions (B, A) in [-1, 1]: uniform ones at first, then the policy's.
+
+        A policy to begin with acts from the first step on: the replay begins with what it does.
+        """
         noise = self._noise.next() if self._noise else None
-        if self.steps >= self._learning_starts:
+        if self.steps >= self._learning_starts or self._config.start_from is not None:
             return self.agent.act(self.obs, noise=noise)
         if noise is not None:
             return torch.erf(noise / math.sqrt(2))

@@ -25,9 +25,11 @@ HOSTILE = "- -- -1 0 1 2 7 1e3 1e999 nan -inf 0x10 1_0 \u0663 None True False []
 HOSTILE = ["", " ", "1" * 50, "9" * 5000, "x" * 5000, "\x1b[31mred", "a\nb", *HOSTILE.split()]
 HOSTILE += ["\0", "\ud800", "\udcff"]  # the last is how Python reads a byte that is no UTF-8
 PATHS = "run run/ ./run run/config.json run/checkpoints run/checkpoints/000000000007.pt . a/b/c"
-PATHS += " run/metrics.csv empty nowhere damaged secret text.txt pipe loop /dev/null /dev/full"
+PATHS += " run/metrics.csv zoo: zoo:walker_rum zoo:../x"
+PATHS += " empty nowhere damaged secret text.txt pipe loop /dev/null /dev/full"
 PATHS = ["ü" * 300, *PATHS.split()]
-OUTPUTS = "o.png o.svg o.gif o.mp4 o.onnx o.pt2 o.html no/o.png dir.png dir.html dir.onnx o .png"
+OUTPUTS = "o.png o.svg o.gif o.mp4 o.onnx o.pt2 o.policy o.html"
+OUTPUTS += " no/o.png dir.png dir.html dir.onnx o .png"
 OUTPUTS = ["x" * 300 + ".png", "x" * 300 + ".html", "\udcff.html", "a\nb.svg", *OUTPUTS.split()]
 TASKS = "cartpole_swingup walker_run swimmer_swimmer9 lqr_lqr_99_7 walker_rum a.py dir.py bad.py"
 TASKS += " bad.py:x -x cartpole_0_poles swimmer_swimmer\u0663"
@@ -41,7 +43,9 @@ FLAGS = {
     "eval": ["--episodes", "--backend", "--seed", "--json"],
     "video": ["-o", "--output", "--episodes", "--camera", "--size", "--fps", "--seconds", "--seed"],
     "export": ["-o", "--output"],
+    "zoo": ["--add"],
     "plot": ["-o", "--group-by"],
+    "compare": ["--baseline", "--final", "--json"],
     "runs": ["--json"],
     "report": ["-o", "--no-video"],
     "tasks": [],
@@ -50,7 +54,8 @@ FLAGS = {
 }
 ARGUMENTS = {
     "eval": PATHS, "video": PATHS, "export": PATHS, "plot": PATHS, "report": PATHS,
-    "runs": PATHS, "tasks": HOSTILE, "doctor": HOSTILE, "bench": CHOICES,
+    "compare": PATHS,
+    "zoo": PATHS, "runs": PATHS, "tasks": HOSTILE, "doctor": HOSTILE, "bench": CHOICES,
 }  # fmt: skip
 
 
@@ -126,6 +131,7 @@ def place(tmp_path_factory):
             "fastsac.training.loop.train": recorder.train,
             "fastsac.training.evaluation.evaluate": recorder.evaluate,
             "fastsac.show.export._metadata": recorder.stop,
+            "fastsac.show.zoo_table.evaluate": recorder.stop,
             "fastsac.show.task_table.print_table": recorder.stop,
             "fastsac.show.doctor.print_report": recorder.stop,
             "fastsac.show.doctor.print_gpu_report": recorder.stop,

@@ -148,6 +148,19 @@ def test_action_ranges_are_the_actuators(tmp_path):
     assert not (high == 1).all()
 
 
+def test_a_small_file_is_for_load_policy(tmp_path):
+    source, output = tmp_path / "agent.pt", tmp_path / "small.policy"
+    save_agent(source, "hopper_hop", 15, 4, normalize_obs=True, hidden_sizes=(512, 512))
+    usual, extreme = export_policy(source, output)
+    assert 1e-5 < usual < 0.05 and extreme < 2.1
+    obs = (2 + 3 * np.random.default_rng(0).standard_normal((255, 15))).astype(np.float32)
+    difference = np.abs(fastsac.load_policy(output)(obs) - fastsac.load_policy(source)(obs)).max()
+    assert 0 < difference < 2 * usual and output.stat().st_size < source.stat().st_size / 10
+    assert export_policy(output, tmp_path / "again.policy")[0] == 0
+    assert (tmp_path / "again.policy").read_bytes() == output.read_bytes()
+    export_policy(output, tmp_path / "policy.onnx")
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_file_that_does_something_else_is_not_written(suffix, run, tmp_path, monkeypatch):
     output = tmp_path / f"policy{suffix}"
@@ -179,8 +192,8 @@ def test_the_command_prints_one_line(run, tmp_path):
 
 
 BAD = {
-    "suffix": ("-o policy.pb", "-o must end in .onnx or .pt2, got policy.pb"),
-    "no suffix": ("-o onnx", "-o must end in .onnx or .pt2, got onnx"),
+    "suffix": ("-o policy.pb", "-o must end in .onnx, .pt2 or .policy, got policy.pb"),
+    "no suffix": ("-o onnx", "-o must end in .onnx, .pt2 or .policy, got onnx"),
     "no output": ("", "export: the following arguments are required: -o"),
     "no directory": ("-o there/policy.onnx", "cannot write -o there/policy.onnx: there is no dir"),
     "a directory": ("-o a.pt2", "cannot write -o a.pt2: it is a directory"),

@@ -80,6 +80,7 @@ SANE = {
     "wandb": flag_value,
     "profile": flag_value,
     "strict": flag_value,
+    "start_from": optional(lambda x: type(x) is str and x != "" and "\0" not in x),
     "run_dir": optional(lambda x: type(x) is str and x != "" and "\0" not in x),
     "sac": lambda x: type(x) is SACConfig,
 }

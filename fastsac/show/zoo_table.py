@@ -1,0 +1,113 @@
+"""What ``fastsac zoo`` prints, and how a policy comes into the zoo."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fastsac.errors import RunError
+from fastsac.runs import checkpoint_file, small_policy, zoo
+from fastsac.runs.atomic_write import write_atomically
+from fastsac.runs.directory import short_name
+from fastsac.runs.listing import read_config, read_machine, read_result
+from fastsac.runs.policy_file import load_policy
+from fastsac.training.config import EVAL_SEED
+from fastsac.training.evaluation import evaluate
+
+_EPISODES = 10
+_MACHINE = ("cpu", "cores", "gpu")
+
+
+def print_zoo() -> None:
+    """Prints a line a policy.
+
+    Raises:
+        CheckpointError: the zoo is missing or damaged.
+    """
+    heads = ("policy", "return", "steps", "updates", "seconds", "on", "commit", "kB")
+    table = [heads, *(_cells(task, about) for task, about in zoo.read_index().items())]
+    widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
+    for line in table:
+        pairs = zip(line, widths, strict=True)
+        print("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+
+
+def _cells(task: str, about: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"zoo:{task}",
+        f"{about['return']:.1f} +- {about['std']:.1f}",
+        f"{about['steps']:,}",
+        f"{about['updates']:,}",
+        f"{about['seconds']:.0f}",
+        about["machine"]["gpu"] or about["machine"]["cpu"],
+        about["commit"],
+        f"{about['bytes'] / 1000:.0f}",
+    )
+
+
+def add_to_zoo(run: Path) -> None:
+    """Puts the best evaluated policy of a run into the zoo, in place of its task's.
+
+    Args:
+        run: its directory, with best.pt.
+
+    Raises:
+        UserError: the run has no such policy, or the zoo cannot be written.
+    """
+    best = run / checkpoint_file.BEST
+    policy, counters = load_policy(best), checkpoint_file.load(best)["counters"]
+    config, recorded = read_config(run), read_machine(run)
+    content, task = small_policy.encode(policy), short_name(policy.task)
+    small = evaluate(small_policy.decode(content), policy.task, _EPISODES, EVAL_SEED)
+    before = _final_return(run, counters["step"])
+    if before is None:
+        before = evaluate(policy, policy.task, _EPISODES, EVAL_SEED).mean
+    file = zoo.folder() / f"{task}{small_policy.SUFFIX}"
+    about = {
+        "file": file.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "return": small.mean,
+        "std": small.std,
+        "return_before_rounding": before,
+        "episodes": _EPISODES,
+        "episodes_seed": EVAL_SEED,
+        "backend": small.backend,
+        "steps": counters["step"],
+        "updates": counters["updates"],
+        "seconds": counters["seconds"],
+        "preset": config["preset"],
+        "seed": config["seed"],
+        "machine": {name: recorded.get(name) for name in _MACHINE},
+        "commit": recorded.get("commit"),
+        "date": recorded.get("date"),
+        "command": _without_place(recorded.get("command")),
+    }
+    index = zoo.read_index() | {task: about}
+    text = json.dumps(dict(sorted(index.items())), indent=1) + "\n"
+    try:
+        write_atomically(file, content)
+        write_atomically(file.with_name(zoo.INDEX), text.encode())
+    except OSError as error:
+        raise RunError(str(error)) from error
+    print(f"zoo:{task}: {small.mean:.1f} +- {small.std:.1f}, {before:.1f} before its rounding")
+
+
+def _final_return(run: Path, step: int) -> float | None:
+    """Returns what the run found for its last policy over these episodes, if it is of this step."""
+    result = read_result(run) or {}
+    how = [result.get(key) for key in ("steps", "backend", "seed")]
+    same = how == [step, "dm_control", EVAL_SEED] and len(result["returns"]) == _EPISODES
+    return result["mean"] if same else None
+
+
+def _without_place(command: Any) -> str | None:
+    """Returns a run's command without --run-dir, which is nobody else's."""
+    if not isinstance(command, str):
+        return None
+    words = shlex.split(command)
+    if "--run-dir" in words:
+        at = words.index("--run-dir")
+        del words[at : at + 2]
+    return shlex.join(words)
