@@ -29,7 +29,7 @@ commands:
   plot RUN...  learning curves as a picture
   runs [DIR]   the runs below a directory, and how far they are
   compare RUN...  returns beside published ones: --baseline flashsac
-  report RUN...  one page about runs: curves, films, settings, machine
+  report RUN...  one page about runs: curves, films, settings, machine; --suite: a card a task
   tasks        the tasks, with their sizes and engines
   bench        measure this machine beside other packages: --quick takes five minutes;
                bench compare A.json B.json says what is faster in B
@@ -308,12 +308,14 @@ def _runs(args: list[str]) -> None:
 def _report(args: list[str]) -> None:
     parser = Parser(prog="fastsac report", description="Writes one self-contained page about runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("--suite", action="store_true", help="a card a task of the runs below RUN")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
     parser.add_argument("--no-video", action="store_true", help="leave the films out")
     parsed = parser.parse_args(args)
-    from fastsac.show.report import write_report
+    from fastsac.show import report, suite_page
 
-    write_report(parsed.runs, parsed.output, video=not parsed.no_video)
+    write = suite_page.write_suite if parsed.suite else report.write_report
+    write(parsed.runs, parsed.output, video=not parsed.no_video)
     print(f"{_shown(parsed.output)}: {parsed.output.stat().st_size / 1000:.0f} kB")
 
 

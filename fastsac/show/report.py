@@ -8,7 +8,7 @@ import math
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,10 @@ def write_report(runs: Sequence[str], output: Path, video: bool = True) -> None:
     Raises:
         RunError: a run is missing or damaged, there is nowhere to write, or a library is missing.
     """
-    template = _template()
-    if output.suffix.lower() not in (".html", ".htm") or os.path.isdir(output):
-        raise RunError(f"-o must be a file that ends in .html, got {output}")
-    require_place(output)
+    template = page_template("report.html")
+    require_page(output)
     paths = list({os.path.realpath(run): Path(run) for run in runs}.values())
-    rows = [_row(path) for path in paths]
+    rows = [row_of(path) for path in paths]
     curves = [read_progress(path)[0] for path in paths]
     names = labels(paths)
     evaluated = {n: c for n, c in zip(names, curves, strict=True) if len(c["step"])}
@@ -63,17 +61,30 @@ def write_report(runs: Sequence[str], output: Path, video: bool = True) -> None:
     page = template.render(
         title=names[0] if len(paths) == 1 else f"{len(paths)} runs",
         runs=[{"label": name, **section} for name, section in zip(names, sections, strict=True)],
-        pictures=_pictures(evaluated) if len(paths) > 1 else [],
+        pictures=pictures_of(evaluated) if len(paths) > 1 else [],
         version=fastsac.__version__,
         date=datetime.date.today().isoformat(),
     )
+    write_page(output, page)
+
+
+def require_page(output: Path) -> None:
+    """Refuses an -o that can be no page, before there is work to lose."""
+    if output.suffix.lower() not in (".html", ".htm") or os.path.isdir(output):
+        raise RunError(f"-o must be a file that ends in .html, got {output}")
+    require_place(output)
+
+
+def write_page(output: Path, page: str) -> None:
+    """Writes a page whole or not at all."""
     try:
         write_atomically(output, page.encode("utf-8", errors="replace"))
     except OSError as error:
         raise RunError(str(error)) from error
 
 
-def _template() -> Any:
+def page_template(name: str) -> Any:
+    """Returns one of this folder's templates; RunError where Jinja2 is missing."""
     try:
         from jinja2 import Environment, StrictUndefined
     except ModuleNotFoundError as error:
@@ -82,10 +93,11 @@ def _template() -> Any:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["duration"] = duration
-    return environment.from_string(Path(__file__).with_name("report.html").read_text("utf-8"))
+    return environment.from_string(Path(__file__).with_name(name).read_text("utf-8"))
 
 
-def _row(run: Path) -> Json:
+def row_of(run: Path) -> Json:
+    """Returns a run's line of the listing; RunError where it is damaged."""
     row = describe(run)
     if row["state"] == "damaged":
         raise RunError(row["reason"])
@@ -101,9 +113,9 @@ def _section(run: Path, row: Json, curve: Curve, video: bool) -> Json:
     return {
         "row": row,
         "name": short_name(config["task"]),
-        "result": _result(run),
-        "pictures": _pictures({"": curve}) if len(curve["step"]) else [],
-        "film": _film(run) if video else {},
+        "result": result_of(run),
+        "pictures": pictures_of({"": curve}) if len(curve["step"]) else [],
+        "film": film_of(run) if video else {},
         "settings": settings,
         "settings_sentence": sentence,
         "machine": {name: _words(value) for name, value in machine.items()},
@@ -111,7 +123,7 @@ def _section(run: Path, row: Json, curve: Curve, video: bool) -> Json:
     }
 
 
-def _result(run: Path) -> Json:
+def result_of(run: Path) -> Json:
     """Returns result.json, with None for what is no number and should be, or nothing."""
     result = read_result(run) or {}
     returns = result.get("returns")
@@ -125,10 +137,11 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _pictures(curves: Mapping[str, Curve]) -> list[Json]:
+def pictures_of(curves: Mapping[str, Curve], axes: Collection[str] = tuple(AXES)) -> list[Json]:
     """Returns a picture for each axis, as the page's images."""
     pictures = []
-    for column, label in AXES.items():
+    for column in axes:
+        label = AXES[column]
         figure = draw_runs(curves, {column: label})
         figure.set_size_inches(4.8, figure.get_figheight() - 0.6)
         file = io.BytesIO()
@@ -139,7 +152,7 @@ def _pictures(curves: Mapping[str, Curve]) -> list[Json]:
     return pictures
 
 
-def _film(run: Path) -> Json:
+def film_of(run: Path) -> Json:
     """Returns a film's data and what it is, or the sentence that says why there is none."""
     try:
         return _found(run) or _filmed(run)

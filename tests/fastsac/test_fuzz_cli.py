@@ -47,7 +47,7 @@ FLAGS = {
     "plot": ["-o", "--group-by"],
     "compare": ["--baseline", "--final", "--json"],
     "runs": ["--json"],
-    "report": ["-o", "--no-video"],
+    "report": ["-o", "--no-video", "--suite"],
     "tasks": [],
     "doctor": ["--gpu"],
     "bench": ["--only", "--quick", "--json", "--max-seconds"],
@@ -135,7 +135,7 @@ def place(tmp_path_factory):
             "fastsac.show.task_table.print_table": recorder.stop,
             "fastsac.show.doctor.print_report": recorder.stop,
             "fastsac.show.doctor.print_gpu_report": recorder.stop,
-            "fastsac.show.report._film": lambda run: {},
+            "fastsac.show.report.film_of": lambda run: {},
         }.items():
             patch.setattr(name, stand_in)
         patch.setattr(
