@@ -90,7 +90,7 @@ class TrainConfig:
     strict: bool = False
     """End the run where a GPU's kernel or CUDA graph fails, instead of going on more slowly."""
     start_from: str | None = None
-    """Policy whose actor and observation statistics it begins with: zoo:dog_walk, a run, a file."""
+    """Policy to begin with, its actor and observation statistics: zoo:walker_run, a run, a file."""
     run_dir: str | None = None
     """Where the run is written; None is runs/TASK-DATE-TIME."""
     sac: tyro.conf.OmitArgPrefixes[SACConfig] = SACConfig()
