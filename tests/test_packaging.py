@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOMES = {"fastsac": "fastsac", "kernels": "fastsac/kernels", "envs": "fastsac/envs"}
-HOMES |= {"bench": "fastsac/bench"}
+HOMES |= {"bench": "fastsac/bench", "results/policies": "fastsac/policies"}
+HOMES |= {"results/published": "fastsac/published"}
 LEFT_OUT = {"results", "plots", "__pycache__"}
 
 
@@ -45,7 +46,13 @@ def test_every_module_is_in_the_wheel(wheel):
         if not LEFT_OUT & set(path.parts)
     }
     assert len(ours) > 150 and ours <= names
-    assert {"fastsac/py.typed", "fastsac/show/report.html"} <= names
+    assert {"fastsac/py.typed", "fastsac/show/report.html", "fastsac/show/suite.html"} <= names
+    shipped = {
+        f"{HOMES[folder]}/{path.name}"
+        for folder in ("results/policies", "results/published")
+        for path in (ROOT / folder).iterdir()
+    }
+    assert len(shipped) > 15 and shipped <= names
 
 
 @pytest.mark.slow
@@ -61,3 +68,6 @@ def test_it_works_by_itself(wheel, tmp_path):
     assert printed == f"{tmp_path}/fastsac/__init__.py (2, 6)\n"
     command = tmp_path / "bin" / "fastsac"
     assert "walker_run" in run(str(command), "tasks", env=environment, cwd=tmp_path)
+    assert "zoo:walker_run" in run(str(command), "zoo", env=environment, cwd=tmp_path)
+    code = "import fastsac; print(fastsac.load_policy('zoo:walker_run').task)"
+    assert run(sys.executable, "-c", code, env=environment, cwd=tmp_path) == "walker_run\n"
