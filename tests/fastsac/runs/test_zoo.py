@@ -15,7 +15,7 @@ from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
 from fastsac.errors import CheckpointError, ConfigError, DamagedError
 from fastsac.runs import zoo
-from fastsac.show.zoo_table import add_to_zoo
+from fastsac.show import zoo_table
 from fastsac.training.evaluation import evaluate_run
 from tests.fastsac.run_samples import train_tiny
 
@@ -139,9 +139,10 @@ def test_the_table_has_each_policy(capsys):
     assert all("H200" in line for line in lines)
 
 
-def test_a_run_is_added(copy, tmp_path, capsys):
+def test_a_run_is_added(copy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(zoo_table, "_EPISODES", 2)
     run = train_tiny(tmp_path / "run")
-    add_to_zoo(run)
+    zoo_table.add_to_zoo(run)
     index = zoo.read_index()
     assert list(index) == ["ball_in_cup_catch", "cartpole_balance", "walker_run"]
     about = index["cartpole_balance"]
@@ -150,7 +151,7 @@ def test_a_run_is_added(copy, tmp_path, capsys):
     obs = np.ones((3, 5), np.float32)
     ours, theirs = (fastsac.load_policy(p)(obs) for p in ("zoo:cartpole_balance", run / "best.pt"))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
-    again = evaluate_run("zoo:cartpole_balance", 10, about["episodes_seed"], "dm_control")
+    again = evaluate_run("zoo:cartpole_balance", 2, about["episodes_seed"], "dm_control")
     assert again.mean == about["return"]
     assert main(["zoo", "--add", str(tmp_path)]) == 2
     assert f"there is no checkpoint {tmp_path}/best.pt" in capsys.readouterr().err
