@@ -258,13 +258,9 @@ def _export(args: list[str]) -> None:
 
 
 def _zoo(args: list[str]) -> None:
-    parser = Parser(prog="fastsac zoo", description="Lists the policies that come with fastsac.")
-    help = "instead put a run's best.pt into it, with its return over 10 episodes of dm_control"
-    parser.add_argument("--add", metavar="RUN", help=help)
-    parsed = parser.parse_args(args)
-    from fastsac.show.zoo_table import add_to_zoo, print_zoo
+    from fastsac.show.zoo_table import main as zoo
 
-    print_zoo() if parsed.add is None else add_to_zoo(Path(parsed.add))
+    zoo(args)
 
 
 def _plot(args: list[str]) -> None:
@@ -281,18 +277,9 @@ def _plot(args: list[str]) -> None:
 
 
 def _compare(args: list[str]) -> None:
-    parser = Parser(
-        prog="fastsac compare", description="Returns beside published ones (speed: bench compare)."
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
-    help = "CSV of task, seed, step, return; or flashsac, mrq, pytorch_sac, simbav2, td-mpc2, xqc"
-    parser.add_argument("--baseline", required=True, metavar="FILE", help=help)
-    parser.add_argument("--final", action="store_true", help="last returns, whatever the steps")
-    parser.add_argument("--json", action="store_true", help="one JSON object for programs")
-    parsed = parser.parse_args(args)
-    from fastsac.show.compare import compare, print_comparison
+    from fastsac.show.compare import main as compare
 
-    print_comparison(compare(parsed.runs, parsed.baseline, parsed.final), parsed.json)
+    compare(args)
 
 
 def _runs(args: list[str]) -> None:

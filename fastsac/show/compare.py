@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastsac.errors import RunError
+from fastsac.parser import Parser
 from fastsac.runs.directory import short_name
 from fastsac.runs.listing import read_config, read_metrics
 from fastsac.runs.published import Published, find_published, read_published
@@ -24,6 +25,20 @@ from fastsac.runs.statistics import (
 _LARGEST = 1000.0  # return of the suite's tasks, as which a score is 1
 
 Json = dict[str, Any]
+
+
+def main(args: list[str]) -> None:
+    """Runs ``fastsac compare``."""
+    parser = Parser(
+        prog="fastsac compare", description="Returns beside published ones (speed: bench compare)."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    help = "CSV of task, seed, step, return; or flashsac, mrq, pytorch_sac, simbav2, td-mpc2, xqc"
+    parser.add_argument("--baseline", required=True, metavar="FILE", help=help)
+    parser.add_argument("--final", action="store_true", help="last returns, whatever the steps")
+    parser.add_argument("--json", action="store_true", help="one JSON object for programs")
+    parsed = parser.parse_args(args)
+    print_comparison(compare(parsed.runs, parsed.baseline, parsed.final), parsed.json)
 
 
 def compare(runs: Sequence[Path], baseline: str, final: bool = False) -> Json:
