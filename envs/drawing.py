@@ -30,8 +30,9 @@ class Drawer:
     """
 
     def __init__(self, module: str, task: str):
+        path = [*map(str, sys.path)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE.format(path=sys.path, module=module, task=task)],
+            [sys.executable, "-c", _CODE.format(path=path, module=module, task=task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | _ENVIRONMENT,
@@ -48,7 +49,10 @@ class Drawer:
         assert self._process.stdin and self._process.stdout
         pickle.dump((seed, job), self._process.stdin)
         self._process.stdin.flush()
-        result: Any = pickle.load(self._process.stdout)
+        try:
+            result: Any = pickle.load(self._process.stdout)
+        except pickle.UnpicklingError as error:
+            raise EOFError("it ended in the middle of an answer") from error
         if isinstance(result, Exception):
             raise result
         return result
@@ -80,8 +84,9 @@ def answer(rows: Callable[[int, range], Any]) -> None:
             result = rows(*request)
         except Exception as error:
             result = _sendable(error)
-        pickle.dump(result, answers)
-        answers.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody asks any more, as stdin says next
+            pickle.dump(result, answers)
+            answers.flush()
 
 
 def _sendable(error: Exception) -> Exception:

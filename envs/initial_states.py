@@ -39,8 +39,8 @@ class InitialStates:
         seed: two sequences with the same seed give the same rows.
         start: the number of rows to skip, so that a resumed run goes on where it stopped.
         threads: how many draw, each with dm_control's environment of its own.
-        rows_a_step: how many a control step uses up. Where that costs much of Python's lock, which
-            a loop of 4,096 worlds needs itself, each thread has a process that draws for it.
+        rows_a_step: how many a control step uses up. Where they cost much CPU time, most of it with
+            Python's lock, which the loop needs itself, each thread has a process that draws for it.
     """
 
     def __init__(
@@ -117,9 +117,8 @@ class InitialStates:
             self._next_row = job.stop
         return self._ahead.popleft().result()
 
-    @property
-    def _env(self) -> Any:
-        """The thread's environment."""
+    def _load(self) -> Any:
+        """Returns the thread's environment, which it loads once."""
         if not hasattr(self._of_thread, "env"):
             self._of_thread.env = load(self.suite.task, 0)
         return self._of_thread.env
@@ -129,7 +128,7 @@ class InitialStates:
         seed = self._seed
         if self._in_processes:
             try:
-                return self._drawer.rows(seed, job)
+                return self._process().rows(seed, job)
             except (EOFError, OSError) as error:
                 if self._in_processes:  # of several threads one says it
                     self._in_processes, self._rows_a_step = False, 0.0
@@ -137,7 +136,8 @@ class InitialStates:
                         f"a process that drew initial states ended ({type(error).__name__}): "
                         "they are drawn in threads from here on"
                     )
-        assert self._env  # loaded before the clock starts
+        if not self.suite.task.model_is_drawn:
+            self._load()  # before the clock starts
         began = time.thread_time()
         rows = [self.row(seed, index) for index in job]
         cost = (time.thread_time() - began) / len(job) * self._rows_a_step
@@ -145,9 +145,8 @@ class InitialStates:
             self._in_processes = self._is_found_by_name()
         return rows
 
-    @property
-    def _drawer(self) -> Drawer:
-        """The thread's process."""
+    def _process(self) -> Drawer:
+        """Returns the thread's process, which it starts once."""
         if not hasattr(self._of_thread, "drawer"):
             self._of_thread.drawer = Drawer(__name__, self.suite.task.full_name)
             self._drawers.append(self._of_thread.drawer)
@@ -168,7 +167,7 @@ class InitialStates:
         if self.suite.task.model_is_drawn:
             env = load(self.suite.task, np.random.RandomState(of_row))
         else:
-            env = self._env
+            env = self._load()
             env.task.random.seed(of_row)
         physics: Any = env.physics
         if not self.suite.task.model_is_drawn:  # a write relative to the last row's would add up

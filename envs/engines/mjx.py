@@ -19,7 +19,7 @@ from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.mjx_worlds import TracedWorlds, Worlds
-from fastsac.envs.engines.pool import SLAB, drawn_for, pool_size, renewed
+from fastsac.envs.engines.pool import SLAB, initial_states_for, pool_size, renewed
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.suite import SENSORS, Suite
@@ -85,7 +85,7 @@ class MjxEngine(TracedWorlds):
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
         self._drop()
-        source = self._source = self._drawn(seed)
+        source = self._source = self._source_at(seed)
         self._written = (math.ceil(self._num_envs / SLAB) + 2) * SLAB
         rows = self._cast(source.take(self._written))
         empty = self._pool_rows - self._written
@@ -169,7 +169,7 @@ class MjxEngine(TracedWorlds):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine.load_state_dict."""
         self._drop()
-        self._source = self._drawn(**state["initial_states"])
+        self._source = self._source_at(**state["initial_states"])
         self._written = state["written"]
         self._steps_until_renewal = state["steps_until_renewal"]
         counts = {k: self._put(v.numpy()) for k, v in state["counts"].items()}
@@ -196,10 +196,10 @@ class MjxEngine(TracedWorlds):
         self._thread = self._sent = None
         self._lent = ()
 
-    def _drawn(self, seed: int, start: int = 0) -> InitialStates:
+    def _source_at(self, seed: int, start: int = 0) -> InitialStates:
         """Returns the source of initial states, at a place of a seed's sequence."""
         if not self._source:
-            return drawn_for(self.suite, self._num_envs, seed, start)
+            return initial_states_for(self.suite, self._num_envs, seed, start)
         self._source.begin(seed, start)
         return self._source
 

@@ -14,13 +14,14 @@ from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.suite import Suite
 
 SLAB = 64  # rows that are drawn and renewed together
-_DRAW = 8  # at most; where there are cores for them, and as many left for the loop
+# Threads, each perhaps with a process of 300 MB: half of the cores, and two at least.
+_MOST_DRAWING = 8
 
 
-def drawn_for(suite: Suite, num_envs: int, seed: int, start: int = 0) -> InitialStates:
+def initial_states_for(suite: Suite, num_envs: int, seed: int, start: int = 0) -> InitialStates:
     """Returns the initial states that a GPU's worlds begin with, drawn by as many as is fast."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, which share the cores
-    threads = min(_DRAW, max(2, len(os.sched_getaffinity(0)) // 2 // ranks))
+    threads = min(_MOST_DRAWING, max(2, len(os.sched_getaffinity(0)) // 2 // ranks))
     return InitialStates(suite, seed, start, threads, num_envs / suite.max_episode_steps)
 
 
@@ -146,7 +147,7 @@ class StatePool:
         if self._source:
             self._source.begin(seed, start)
         else:
-            self._source = drawn_for(self._suite, self._num_envs, seed, start)
+            self._source = initial_states_for(self._suite, self._num_envs, seed, start)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="state-pool")
         self._ahead = None
         self._given = start

@@ -44,6 +44,7 @@ class SAC(LearnerState):
         peers: Peers | None = None,
         dtype: torch.dtype = torch.float32,
     ):
+        before = set(vars(self))
         super().__init__(obs_dim, action_dim, config, device, seed, peers, dtype)
         self._peers = peers
         self._fallback = Fallback(strict)
@@ -52,7 +53,7 @@ class SAC(LearnerState):
         # With peers their gradients are summed in its middle, by calls that no compiler takes.
         is_compiled = config.compile_updates and self.device.type == "cpu" and peers is None
         self._compiled = CompiledStep(self, self._fallback) if is_compiled else None
-        self._ours = {*vars(self), "_ours"}
+        self._own_attributes = {*vars(self), "_own_attributes"} - before  # not a subclass's
 
     @property
     def compile_notice(self) -> str:
@@ -71,7 +72,7 @@ class SAC(LearnerState):
         if self._peers:
             raise TypeError("an agent that learns with peers cannot be copied: they would not know")
         made_of = self.obs_dim, self.action_dim, self.config, self.device
-        others = {name: value for name, value in vars(self).items() if name not in self._ours}
+        others = {k: v for k, v in vars(self).items() if k not in self._own_attributes}
         return (*made_of, self._fallback.strict, self.actor_flat.dtype, self.state_dict(), others)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -99,12 +100,14 @@ class SAC(LearnerState):
 
         Raises:
             TypeError: obs or noise is no float32 tensor.
-            ValueError: obs or noise has another shape or device.
+            ValueError: obs or noise has another shape or device, or there is noise for the mode.
         """
         self._require_tensor("obs", obs)
         if obs.dim() != 2 or obs.shape[1] != self.obs_dim:
             raise ValueError(f"obs must have shape (B, {self.obs_dim}), got {tuple(obs.shape)}")
         given: tuple[torch.Tensor, ...] = (obs,)
+        if noise is not None and deterministic:
+            raise ValueError("the policy's mode is made of no noise")
         if noise is not None:
             self._require_tensor("noise", noise)
             if noise.shape != (len(obs), self.action_dim):

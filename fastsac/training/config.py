@@ -56,7 +56,7 @@ class TrainConfig:
     max_seconds: float | None = None
     """Wall-clock seconds after which training ends before its total steps."""
     noise_steps: int = 1
-    """Most vector steps that a world keeps its exploration noise for, 1 / k^2 of it for k steps."""
+    """Most vector steps that a world keeps one exploration noise; k of them as often as 1 / k^2."""
     learning_starts: int = 5_000
     """Environment steps with uniformly random actions before the first update."""
     batch_size: int = 256

@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fastsac
+from fastsac.envs import initial_states
 from fastsac.envs.drawing import Drawer
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.registry import find
@@ -37,11 +40,11 @@ def pids(source):
 
 
 def is_there(pid):
+    """Whether it runs; a process 1 that fetches no orphans leaves zombies."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
 
 
 def equal(ours, theirs):
@@ -113,6 +116,40 @@ def test_a_failure_in_the_process_reaches_the_caller(monkeypatch, tmp_path):
     drawer.close()
     with pytest.raises((OSError, ValueError)):
         drawer.rows(0, range(3))
+
+
+HALF = """
+import os, pickle
+def serve(task):
+    os.read(0, 1)
+    os.write(1, pickle.dumps(list(range(10_000)))[:8_000])
+"""
+
+
+def test_half_an_answer_is_none(monkeypatch, tmp_path):
+    (tmp_path / "half_rows.py").write_text(HALF)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*map(Path, sys.path)])  # which may hold any object
+    drawer = Drawer("half_rows", "any")
+    with pytest.raises(EOFError, match="middle of an answer"):
+        drawer.rows(0, range(3))
+    drawer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["mjx", "warp"])
+def test_a_gpus_engine_keeps_them_over_a_reset_and_ends_them(engine, monkeypatch):
+    monkeypatch.setattr(initial_states, "_MOST_IN_THREADS", 0.0)
+    env = fastsac.make("reacher_hard", num_envs=64, engine=engine)
+    env.reset(seed=0)
+    env.reset(seed=1)
+    source = env.engine._pool._source if engine == "warp" else env.engine._source
+    before = pids(source)
+    assert before and all(map(is_there, before))
+    env.reset(seed=2)
+    assert pids(source)[: len(before)] == before
+    env.close()
+    assert not any(map(is_there, before))
 
 
 @pytest.mark.slow

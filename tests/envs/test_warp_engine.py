@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -236,6 +237,21 @@ def test_a_buffer_that_is_too_small_is_counted_and_said_once(
         env.engine.check()
     [said] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert said.startswith(f"walker_walk: MuJoCo Warp warns of {kind}")
+
+
+@pytest.mark.parametrize("task", ["cheetah_run", pytest.param("dog_walk", marks=pytest.mark.slow)])
+def test_there_is_room_for_what_held_actions_bring(task):
+    """As a saturated policy has them; actions anew at each step need less than half of it."""
+    suite = load_suite(find(task))
+    contacts, constraints = warp_physics._buffer_sizes(suite)
+    data, random = mujoco.MjData(suite.model), np.random.default_rng(1)
+    most = np.zeros(2, int)
+    for step in range(1500):
+        if step % 10 == 0:
+            data.ctrl[:] = suite.control(random.choice([-1.0, 1.0], suite.action_dim))
+        mujoco.mj_step(suite.model, data, suite.substeps)
+        most = np.maximum(most, (data.ncon, data.nefc))
+    assert (most <= (contacts, constraints)).all() and most[1] > 0.2 * constraints
 
 
 def test_enough_room_as_a_rule(make, actions):

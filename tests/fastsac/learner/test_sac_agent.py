@@ -96,6 +96,8 @@ def test_a_sample_of_given_noise(close):
     assert torch.equal(agent.generator.get_state(), before)  # nothing was drawn
     with pytest.raises(ValueError, match=r"noise must have shape \(5, 2\), got \(4, 2\)"):
         agent.act(obs, noise=noise[:4])
+    with pytest.raises(ValueError, match="made of no noise"):
+        agent.act(obs, deterministic=True, noise=noise)
 
 
 def test_sampled_actions_have_the_policys_mean_and_standard_deviation():
@@ -241,6 +243,7 @@ def test_a_copy_learns_as_the_original_and_apart_from_it(name, way):
 
 class Named(SAC):
     def __init__(self, name):
+        self.first = name.upper()
         super().__init__(OBS, ACT, SMALL)
         self.name = name
 
@@ -251,6 +254,7 @@ def test_a_copy_of_a_subclass_keeps_its_own_attributes(way):
     agent.seen = [1, 2]
     twin = COPIES[way](agent)
     assert type(twin) is Named and twin.name == "mine" and twin.seen == [1, 2]
+    assert twin.first == "MINE"
     assert (twin.seen is agent.seen) == (way == "copy")
     assert same(agent, twin)
 
