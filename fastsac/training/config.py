@@ -104,6 +104,9 @@ class TrainConfig:
             require(value >= least, sentence)
         require(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}")
         require(
+            self.noise_steps <= 1000, f"--noise-steps must be at most 1000, got {self.noise_steps}"
+        )
+        require(
             self.updates_per_step is None or self.updates_per_step >= 1,
             f"--updates-per-step must be at least 1, got {self.updates_per_step}",
         )

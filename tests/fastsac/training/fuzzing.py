@@ -64,6 +64,7 @@ SANE = {
     "device": optional(lambda x: type(x) is str),
     "total_steps": count(1),
     "max_seconds": optional(positive),
+    "noise_steps": lambda x: count(1)(x) and x <= 1000,
     "learning_starts": count(0),
     "batch_size": count(1),
     "n_step": count(1),
