@@ -29,6 +29,8 @@ FLAGS = {
     "device": ("cpu", "cpu"),
     "total_steps": ("9000", 9000),
     "max_seconds": ("1.5", 1.5),
+    "noise_steps": ("16", 16),
+    "start_from": ("zoo:walker_run", "zoo:walker_run"),
     "learning_starts": ("17", 17),
     "batch_size": ("32", 32),
     "updates_per_step": ("5", 5),

@@ -12,10 +12,12 @@ from fastsac.runs import checkpoint_file
 
 FLAGS = ["--num-envs", "3", "--total-steps", "1000000", "--learning-starts", "60"]
 FLAGS += ["--hidden-sizes", "8", "--checkpoint-every", "30", "--engine", "native"]
-# Of a shell's children in the background SIGINT is ignored; and a save that takes its time.
+# Of a shell's children in the background SIGINT is ignored, of nohup's SIGHUP; and a save that takes
+# its time.
 CODE = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from fastsac.cli import main
 from fastsac.training.run import TrainingRun
 save = TrainingRun.save_last

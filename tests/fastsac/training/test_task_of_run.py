@@ -95,7 +95,8 @@ def fastsac(*commands, home, cwd):
     """Runs commands in one process of an empty home; returns each's output, all, and stderr."""
     home.mkdir(exist_ok=True)
     env = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
-    env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, env["PYTHONPATH"].split(os.pathsep)))
+    if path := env.get("PYTHONPATH"):
+        env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
     argv = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
     done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
