@@ -12,8 +12,7 @@ from fastsac.runs import checkpoint_file
 
 FLAGS = ["--num-envs", "3", "--total-steps", "1000000", "--learning-starts", "60"]
 FLAGS += ["--hidden-sizes", "8", "--checkpoint-every", "30", "--engine", "native"]
-# Of a shell's children in the background SIGINT is ignored, of nohup's SIGHUP; and a save that takes
-# its time.
+# SIGINT is ignored of a shell's children in the background, SIGHUP of nohup's; and a slow save.
 CODE = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
