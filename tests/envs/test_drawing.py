@@ -73,6 +73,7 @@ def test_cheap_rows_are_left_to_threads(source):
     assert not pids(drawn)
 
 
+@pytest.mark.slow
 def test_tasks_that_another_process_does_not_know_are_left_to_threads(source):
     drawn = source("lqr_lqr_3_1")  # built for its numbers
     drawn.take(200)

@@ -153,6 +153,7 @@ def test_tasks_lists_every_task(capsys):
     assert dog.split()[-2:] == ["native,", "warp"]
 
 
+@pytest.mark.slow
 def test_doctor_tries_the_engines(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_GL_PACKAGES", {"egl": doctor._GL_PACKAGES["egl"]})
     assert main(["doctor"]) == 0

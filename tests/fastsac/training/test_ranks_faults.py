@@ -103,6 +103,7 @@ def test_a_run_counts_the_steps_of_all_ranks(uninterrupted):
     assert {p.name for p in uninterrupted.parent.iterdir()} == {"run", "log"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_9_restart_sigterm_and_resume_lose_nothing(uninterrupted, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
