@@ -85,7 +85,8 @@ class MjxEngine(TracedWorlds):
     def reset(self, seed: int, clocks: np.ndarray) -> torch.Tensor:
         """See Engine.reset."""
         self._drop()
-        source = self._source = self._source_at(seed)
+        source = initial_states_for(self.suite, self._num_envs, self._source, seed)
+        self._source = source
         self._written = (math.ceil(self._num_envs / SLAB) + 2) * SLAB
         rows = self._cast(source.take(self._written))
         empty = self._pool_rows - self._written
@@ -169,7 +170,8 @@ class MjxEngine(TracedWorlds):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine.load_state_dict."""
         self._drop()
-        self._source = self._source_at(**state["initial_states"])
+        drawn_for = self.suite, self._num_envs, self._source
+        self._source = initial_states_for(*drawn_for, **state["initial_states"])
         self._written = state["written"]
         self._steps_until_renewal = state["steps_until_renewal"]
         counts = {k: self._put(v.numpy()) for k, v in state["counts"].items()}
@@ -195,13 +197,6 @@ class MjxEngine(TracedWorlds):
             self._thread.shutdown()
         self._thread = self._sent = None
         self._lent = ()
-
-    def _source_at(self, seed: int, start: int = 0) -> InitialStates:
-        """Returns the source of initial states, at a place of a seed's sequence."""
-        if not self._source:
-            return initial_states_for(self.suite, self._num_envs, seed, start)
-        self._source.begin(seed, start)
-        return self._source
 
     def _current_rows(self) -> dict[str, jax.Array]:
         """Copies of the fields of a state: the originals are donated to the next step."""

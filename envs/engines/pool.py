@@ -18,8 +18,16 @@ SLAB = 64  # rows that are drawn and renewed together
 _MOST_DRAWING = 8
 
 
-def initial_states_for(suite: Suite, num_envs: int, seed: int, start: int = 0) -> InitialStates:
-    """Returns the initial states that a GPU's worlds begin with, drawn by as many as is fast."""
+def initial_states_for(
+    suite: Suite, num_envs: int, before: InitialStates | None, seed: int, start: int = 0
+) -> InitialStates:
+    """Returns the initial states that a GPU's worlds begin with, drawn by as many as is fast.
+
+    Those of before, if there were any, go over to this sequence.
+    """
+    if before:
+        before.begin(seed, start)
+        return before
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, which share the cores
     threads = min(_MOST_DRAWING, max(2, len(os.sched_getaffinity(0)) // 2 // ranks))
     return InitialStates(suite, seed, start, threads, num_envs / suite.max_episode_steps)
@@ -144,10 +152,8 @@ class StatePool:
     def _open(self, seed: int, start: int = 0) -> None:
         if self._worker:
             self._worker.shutdown(cancel_futures=True)
-        if self._source:
-            self._source.begin(seed, start)
-        else:
-            self._source = initial_states_for(self._suite, self._num_envs, seed, start)
+        drawn_for = self._suite, self._num_envs
+        self._source = initial_states_for(*drawn_for, self._source, seed, start)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="state-pool")
         self._ahead = None
         self._given = start
