@@ -67,7 +67,12 @@ def captured(call: Callable[[], Any], calls: int = 1) -> Callable[[], None]:
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         for _ in range(calls):
             call()
-    return graph.replay
+    # What the call holds is the memory that the graph reads and writes.
+    return partial(_replay, graph, call)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, _: Callable[[], Any]) -> None:
+    graph.replay()
 
 
 @contextmanager
