@@ -30,6 +30,7 @@ from fastsac.kernels.soft_td_target import Reduction
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _CHUNK = 16  # target atoms that a program computes at a time
+_WARPS = 1  # a program: sums over atoms then need no shared memory
 
 
 class Atoms(NamedTuple):
@@ -111,6 +112,7 @@ def _forward(
     soft = z - tl.load(alpha) * tl.load(next_log_prob + row)
     moved = tl.load(reward + row) + share * soft
     moved = tl.clamp(moved, v_min, v_max, propagate_nan=tl.PropagateNan.ALL)
+    position = (moved - v_min) / spacing
 
     # The critics' distribution, and the cross entropy with each chunk of the target.
     x = tl.load(logits + here, inside, other=-float("inf"))
@@ -120,7 +122,7 @@ def _forward(
     cross = tl.zeros([E_PADDED], tl.float32)
     for start in range(0, N, CHUNK):
         j = start + tl.arange(0, CHUNK)
-        distance = tl.abs(moved[None, :] - (v_min + j * spacing)[:, None]) / spacing
+        distance = tl.abs(position[None, :] - j[:, None])
         near = tl.maximum(1.0 - distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
         t = tl.sum(p[None, :] * near, axis=1)
         tl.store(target + row * N + j, t, j < N)
@@ -185,6 +187,7 @@ def _launch_forward(
         N_PADDED=next_power_of_2(num),
         MEAN=reduction == "mean",
         CHUNK=_CHUNK,
+        num_warps=_WARPS,
     )
     return loss, most, log_total, target
 
@@ -203,6 +206,7 @@ def _launch_backward(
         batch,
         N=num,
         N_PADDED=next_power_of_2(num),
+        num_warps=_WARPS,
     )
     return logits_grad
 

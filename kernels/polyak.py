@@ -12,7 +12,7 @@ import torch
 
 from fastsac.kernels.compiler import cdiv, jit, require, run, tl
 
-_BLOCK = 1024
+_BLOCK = 256
 
 
 @jit

@@ -30,7 +30,10 @@ from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, run, t
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _MAX_COLUMNS = 128  # wider actions are summed in steps of that many
-_TILE = 512  # elements a program
+# Elements a program of one warp. Few fill an idle GPU soonest, more are fewer programs for a full
+# one: measured on an H200 (bench/results/h200.md).
+_SMALL_TILE, _LARGE_TILE = 128, 256
+_ROWS_OF_A_FULL_GPU = 1 << 15
 
 
 @jit
@@ -41,20 +44,20 @@ def _forward(
     action,  # out (B, A)
     log_prob,  # out (B,)
     batch,
-    actions,
     mean_row,
     log_std_row,
     log_std_min,
     log_std_max,
+    ACTIONS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS], tl.float32)
-    for start in range(0, actions, COLUMNS):
+    for start in range(0, ACTIONS, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        mask = (row < batch)[:, None] & (column < actions)[None, :]
-        here = row[:, None] * actions + column[None, :]
+        mask = (row < batch)[:, None] & (column < ACTIONS)[None, :]
+        here = row[:, None] * ACTIONS + column[None, :]
         m = tl.load(mean + row[:, None] * mean_row + column[None, :], mask, other=0.0)
         s = tl.load(log_std + row[:, None] * log_std_row + column[None, :], mask, other=0.0)
         s = tl.clamp(s, log_std_min, log_std_max, propagate_nan=tl.PropagateNan.ALL)
@@ -79,20 +82,20 @@ def _backward(
     mean_grad,  # out (B, A)
     log_std_grad,  # out (B, A)
     batch,
-    actions,
     mean_row,
     log_std_row,
     log_std_min,
     log_std_max,
+    ACTIONS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     h = tl.load(log_prob_grad + row, row < batch, other=0.0)[:, None]
-    for start in range(0, actions, COLUMNS):
+    for start in range(0, ACTIONS, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        mask = (row < batch)[:, None] & (column < actions)[None, :]
-        here = row[:, None] * actions + column[None, :]
+        mask = (row < batch)[:, None] & (column < ACTIONS)[None, :]
+        here = row[:, None] * ACTIONS + column[None, :]
         m = tl.load(mean + row[:, None] * mean_row + column[None, :], mask, other=0.0)
         raw = tl.load(log_std + row[:, None] * log_std_row + column[None, :], mask, other=0.0)
         s = tl.clamp(raw, log_std_min, log_std_max, propagate_nan=tl.PropagateNan.ALL)
@@ -111,8 +114,10 @@ def _backward(
 def _launch(kernel: Any, shape: torch.Size, *arguments: Any) -> None:
     batch, actions = shape
     columns = min(next_power_of_2(actions), _MAX_COLUMNS)
-    rows = _TILE // columns
-    kernel[(cdiv(batch, rows),)](*arguments, ROWS=rows, COLUMNS=columns)
+    rows = (_SMALL_TILE if batch < _ROWS_OF_A_FULL_GPU else _LARGE_TILE) // columns
+    kernel[(cdiv(batch, rows),)](
+        *arguments, ACTIONS=actions, ROWS=rows, COLUMNS=columns, num_warps=1
+    )
 
 
 def _rows_dense(x: torch.Tensor) -> torch.Tensor:
@@ -127,7 +132,7 @@ class _TanhGaussian(torch.autograd.Function):
         action, log_prob = torch.empty_like(noise), noise.new_empty(len(noise))
         ctx.save_for_backward(mean, log_std, noise)
         ctx.clamps = low, high
-        scalars = (*mean.shape, mean.stride(0), log_std.stride(0), low, high)
+        scalars = (len(mean), mean.stride(0), log_std.stride(0), low, high)
         _launch(_forward, mean.shape, mean, log_std, noise, action, log_prob, *scalars)
         return action, log_prob
 
@@ -161,7 +166,7 @@ def fused_gradient(
     mean, log_std, noise = _rows_dense(mean), _rows_dense(log_std), noise.contiguous()
     by_mean, by_log_std = torch.empty_like(noise), torch.empty_like(noise)
     grads = action_grad.contiguous(), log_prob_grad.contiguous()
-    scalars = (*mean.shape, mean.stride(0), log_std.stride(0), log_std_min, log_std_max)
+    scalars = (len(mean), mean.stride(0), log_std.stride(0), log_std_min, log_std_max)
     _launch(_backward, mean.shape, mean, log_std, noise, *grads, by_mean, by_log_std, *scalars)
     return by_mean, by_log_std
 
