@@ -90,6 +90,15 @@ def close() -> Callable[..., None]:
     return check
 
 
+@pytest.fixture(autouse=True)
+def own_table_of_tasks(monkeypatch):
+    """What a test registers is forgotten after it: another in its process may use the name."""
+    from fastsac.envs import registry
+
+    for table in ("_TASKS", "_FILES"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+
+
 @pytest.fixture(scope="module")
 def few_states_ahead():
     """Of lqr and quadruped_escape 80 take 8 s; no result depends on it (test_initial_states.py)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastsac.cli import main
-from fastsac.envs import opengl, registry
+from fastsac.envs import opengl
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = {
@@ -27,7 +27,6 @@ EXAMPLES = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     exec(compile(EXAMPLES[name], f"{name}.py", "exec"), {})
 
 

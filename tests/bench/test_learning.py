@@ -349,6 +349,7 @@ def test_without_matplotlib_the_table_is_there_and_a_sentence(stand_in, monkeypa
     assert "| a | 1 | 500.0 |" in (stand_in / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_trainings(tmp_path):
     assert experiment(tmp_path, "--setting", f"small={SMALL}", "--jobs", "2") == 0
     rows = rows_of(tmp_path)

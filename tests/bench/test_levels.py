@@ -190,6 +190,7 @@ def test_every_group_has_one_baseline_and_its_cases_stand_together():
             assert sum(case.baseline for case in cases if case.group == group) == 1, (level, group)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_the_gpus_command_runs(tmp_path):
     """`make bench-gpu` as it is, on what is here and one kernel."""

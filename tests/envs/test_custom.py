@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import fastsac
-from fastsac.envs import registry
 
 MODEL = """<mujoco>
   <option timestep="0.01"/>
@@ -17,11 +16,6 @@ MODEL = """<mujoco>
   </worldbody>
   <actuator><motor name="m" joint="x" ctrlrange="-1 1"/></actuator>
 </mujoco>"""
-
-
-@pytest.fixture(autouse=True)
-def table(monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
 
 
 def register(**changes):

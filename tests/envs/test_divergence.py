@@ -23,12 +23,6 @@ SICK = 2  # the world that is poisoned
 NAN = float("nan")
 
 
-@pytest.fixture(autouse=True)
-def own_table(monkeypatch):
-    """What a test registers is forgotten after it."""
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-
-
 @pytest.fixture
 def log(caplog):
     """Returns the messages so far of a logger; absl's level may be raised by another test."""

@@ -64,8 +64,7 @@ def test_every_task_has_an_id():
         assert spec.kwargs == {"task": task} and not spec.nondeterministic
 
 
-def test_a_task_of_ones_own_has_an_id(vec, monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+def test_a_task_of_ones_own_has_an_id(vec):
     model = """<mujoco><worldbody><body><joint name="x" type="slide" damping="1"/><geom size="1"/>
       </body></worldbody><actuator><motor joint="x" ctrlrange="-1 1"/></actuator></mujoco>"""
     observe = {"at": lambda physics: {"x": physics.qpos}}["at"]

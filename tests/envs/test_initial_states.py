@@ -24,12 +24,15 @@ def pool():
         one.close()
 
 
+LQR = pytest.param("lqr_lqr_2_1", marks=pytest.mark.slow)  # its first states are slow to draw
+
+
 def row_seed(seed, index):
     """Every row has a random state of its own."""
     return np.random.SeedSequence([seed, index]).spawn(2)[0].generate_state(8)
 
 
-@pytest.mark.parametrize("task", ["reacher_hard", "finger_turn_easy", "walker_run", "lqr_lqr_2_1"])
+@pytest.mark.parametrize("task", ["reacher_hard", "finger_turn_easy", "walker_run", LQR])
 def test_rows_are_dm_controls_own_draws(task, pool):
     rows = pool(task, seed=7).take(20)
     task = find(task)
@@ -63,7 +66,7 @@ def test_sequence_does_not_depend_on_the_threads_timing(pool):
         np.testing.assert_array_equal(ours["qpos"], theirs["qpos"])
 
 
-@pytest.mark.parametrize("task", ["reacher_hard", "cheetah_run", "lqr_lqr_2_1"])
+@pytest.mark.parametrize("task", ["reacher_hard", "cheetah_run", LQR])
 def test_sequence_does_not_depend_on_how_many_draw(task):
     alone, several = (InitialStates(load_suite(find(task)), 6, threads=n) for n in (1, 3))
     ours, theirs = several.take(80), alone.take(80)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastsac
-from fastsac.envs import UnknownTask, registry
+from fastsac.envs import UnknownTask
 from fastsac.envs.registry import find, held
 from fastsac.training.presets import preset_config
 
@@ -30,9 +30,7 @@ fastsac.register(
 
 
 @pytest.fixture(autouse=True)
-def table(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-    monkeypatch.setattr(registry, "_FILES", dict(registry._FILES))
+def model(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("model.xml").write_text(MODEL)
 

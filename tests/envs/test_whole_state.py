@@ -35,11 +35,6 @@ SEEDS += [pytest.param(seed, marks=pytest.mark.slow) for seed in range(12, 24)]
 OBS = dict(rtol=3e-7, atol=1e-6)  # of the engine's float32
 
 
-@pytest.fixture(autouse=True)
-def own_table(monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-
-
 def flat(step):
     return np.concatenate([np.ravel(x) for x in step.observation.values()])
 
@@ -122,7 +117,9 @@ def register_for_a_gpu(delay):
     )
 
 
-@pytest.mark.parametrize(("engine", "delay"), [("warp", DELAY), ("mjx", "")])
+@pytest.mark.parametrize(
+    ("engine", "delay"), [("warp", DELAY), pytest.param("mjx", "", marks=pytest.mark.slow)]
+)
 def test_a_gpus_engines_hold_it_too(engine, delay, make, actions):
     register_for_a_gpu(delay)
     env, native = make("drawn", WORLDS, engine), make("drawn", WORLDS, "native")

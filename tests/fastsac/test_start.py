@@ -86,6 +86,7 @@ def test_results_do_not_depend_on_the_cache(two_starts):
     assert first == second and len(first) == 2 and float(first[0]["critic_loss"]) > 0
 
 
+@pytest.mark.slow
 def test_the_users_own_cache_stays(tmp_path):
     mine = start(USE, JAX_COMPILATION_CACHE_DIR="/mine", XDG_CACHE_HOME=tmp_path)
     assert mine.stdout.split() == ["/mine", "/mine"], mine.stderr
@@ -94,6 +95,7 @@ def test_the_users_own_cache_stays(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path):
     done = start(USE, XDG_CACHE_HOME="/dev/null")
     assert done.stdout.split() == ["None", "None"], done.stderr

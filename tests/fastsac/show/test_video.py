@@ -298,8 +298,11 @@ PUT_ASIDE = {
 }
 
 
-@pytest.mark.parametrize(("environment", "why"), PUT_ASIDE.values(), ids=PUT_ASIDE.keys())
-def test_an_opengl_that_cannot_be_is_named_by_films_alone(environment, why, run, tmp_path):
+@pytest.mark.parametrize(
+    "case", ["misspelt", *(pytest.param(x, marks=pytest.mark.slow) for x in ("osmesa", "two"))]
+)
+def test_an_opengl_that_cannot_be_is_named_by_films_alone(case, run, tmp_path):
+    environment, why = PUT_ASIDE[case]
     if environment["MUJOCO_GL"] == "osmesa" and ctypes.util.find_library("OSMesa"):
         pytest.skip("this machine has OSMesa")
     code = (

@@ -84,6 +84,7 @@ def test_what_they_raise_ends_the_run_and_is_raised(tmp_path):
     assert fastsac.resume(tmp_path / "run", total_steps=900).steps == 900
 
 
+@pytest.mark.slow
 def test_rank_0_hears_and_ends_the_run_of_all(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

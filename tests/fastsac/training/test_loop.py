@@ -150,11 +150,11 @@ def test_a_failed_evaluation_costs_its_figure_not_the_training(tmp_path, monkeyp
 
 
 def test_the_time_limit_ends_a_run_as_its_steps_do(tmp_path):
-    limits = {"total_steps": 10**9, "max_seconds": 8.0, "eval_every": 10**9}
+    limits = {"total_steps": 10**9, "max_seconds": 4.0, "eval_every": 10**9}
     config = preset_config("cartpole_balance", run_dir=str(tmp_path / "run"), **SMALL | limits)
     result = fastsac.train(config)
     assert (
-        6 <= result.seconds < 60
+        2 <= result.seconds < 60
     )  # a checkpoint's time before the limit and 0 < result.steps < 10**9
     assert checkpoint_file.load(tmp_path / "run")["counters"]["steps"] == result.steps
     assert len(result.evaluation.returns) == 2

@@ -33,11 +33,6 @@ TINY = dict(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def table(monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-
-
 def register(reward, observe=lambda p: {"x": p.qpos}, **more):
     """A box that starts at x in [0, 1) and whose functions may be no numbers."""
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import fastsac
-from fastsac.envs import registry
 from fastsac.errors import CheckpointError, ConfigError, RunError
 from fastsac.runs import checkpoint_file
 from fastsac.runs.listing import read_metrics
@@ -60,9 +59,14 @@ def config(run_dir, setting=PLAIN, task="cartpole_balance", **changed):
     return preset_config(task, run_dir=str(run_dir), **setting | changed)
 
 
-@pytest.fixture(
-    scope="module", params=["plain", "whole", pytest.param("compiled", marks=pytest.mark.slow)]
-)
+def settings_of(default):
+    """Runs a test on an uninterrupted run of one setting, and in test-all on one of each."""
+    marks = {name: () if name == default else pytest.mark.slow for name in SETTINGS}
+    params = [pytest.param(name, marks=mark) for name, mark in marks.items()]
+    return pytest.mark.parametrize("uninterrupted", params, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def uninterrupted(request, tmp_path_factory):
     setting = SETTINGS[request.param]
     folder = tmp_path_factory.mktemp("uninterrupted")
@@ -125,6 +129,7 @@ def assert_same_end(run_dir, expected_dir, best_too=True):
     assert not best_too or torch.equal(best[0]["agent"]["actor"], best[1]["agent"]["actor"])
 
 
+@settings_of("whole")
 def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
     setting, expected = uninterrupted
     run = tmp_path / "run"
@@ -146,7 +151,6 @@ def test_sigterm_loses_nothing(uninterrupted, tmp_path, monkeypatch):
 
 def test_a_task_with_a_clock_delays_and_muscles_goes_on_as_well(tmp_path, monkeypatch):
     """What of a state is no position, velocity or activation moves it, or its task reads it."""
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     random_tasks.register("drawn", 4)
     dirs = [tmp_path / "whole", tmp_path / "stopped"]
     fastsac.train(config(dirs[0], task="drawn"))
@@ -190,14 +194,9 @@ def test_a_sigint_that_the_parent_ignored_stays_ignored(sigint, tmp_path, monkey
 
 
 # The whole setting's state is gone on from in test_sigterm_loses_nothing.
-PLAIN_BY_DEFAULT = pytest.mark.parametrize(
-    "uninterrupted",
-    ["plain", *(pytest.param(x, marks=pytest.mark.slow) for x in ("whole", "compiled"))],
-    indirect=True,
-)
 
 
-@PLAIN_BY_DEFAULT
+@settings_of("plain")
 def test_what_came_after_the_checkpoint_is_done_again(uninterrupted, tmp_path, monkeypatch):
     """An error in the middle of a step leaves the last periodic checkpoint, as kill -9 does."""
     setting, expected = uninterrupted
@@ -256,7 +255,7 @@ def test_kill_9_at_random_moments(kills, tmp_path):
     assert_same_end(run, expected)
 
 
-@PLAIN_BY_DEFAULT
+@settings_of("plain")
 def test_a_larger_budget_goes_on_with_a_finished_run(uninterrupted, tmp_path):
     setting, expected = uninterrupted
     run = tmp_path / "run"

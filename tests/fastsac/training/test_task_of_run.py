@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsac.envs import UnknownTask, make, registry
+from fastsac.envs import UnknownTask, make
 from fastsac.envs.kept_tasks import keep, kept
 from fastsac.envs.registry import find, held
 from fastsac.runs.directory import TASK
@@ -133,12 +133,6 @@ def test_a_run_goes_anywhere_without_its_tasks_file(kind, tmp_path):
     assert not [*(elsewhere / "run").rglob("__pycache__")], "a run holds what its task is"
 
 
-@pytest.fixture
-def own_table(monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-    monkeypatch.setattr(registry, "_FILES", dict(registry._FILES))
-
-
 def content(model):
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
@@ -146,9 +140,7 @@ def content(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_kept_is_what_the_task_takes_and_its_model_to_the_last_bit(
-    kind, tmp_path, own_table
-):
+def test_what_is_kept_is_what_the_task_takes_and_its_model_to_the_last_bit(kind, tmp_path):
     task = project(tmp_path / "project", kind)
     (tmp_path / "project/tasks/private.txt").write_text("nobody's business")
     keep(find(str(task)), tmp_path / "run")
@@ -172,7 +164,7 @@ def test_what_is_kept_is_what_the_task_takes_and_its_model_to_the_last_bit(
 @pytest.mark.parametrize(
     "engine", ["native", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mjx", "warp"))]
 )
-def test_a_kept_task_runs_on_every_engine(engine, tmp_path, own_table):
+def test_a_kept_task_runs_on_every_engine(engine, tmp_path):
     if engine == "warp":
         pytest.importorskip("warp")
     task = project(tmp_path / "project")
@@ -190,7 +182,7 @@ def test_a_kept_task_runs_on_every_engine(engine, tmp_path, own_table):
     np.testing.assert_allclose(reward, 0.5 + 2 * obs[:, 0], rtol=1e-5)
 
 
-def test_another_muJoCo_compiles_the_kept_files(tmp_path, own_table, monkeypatch, caplog):
+def test_another_muJoCo_compiles_the_kept_files(tmp_path, monkeypatch, caplog):
     task = project(tmp_path / "project")
     absolute = KINDS["mjcf"].replace('"../', f'"{tmp_path}/project/')
     task.write_text(f"{HEAD}{absolute}{TAIL}")
@@ -201,7 +193,7 @@ def test_another_muJoCo_compiles_the_kept_files(tmp_path, own_table, monkeypatch
     assert "push was compiled by MuJoCo 3" in caplog.text and "anew by 9.9.9" in caplog.text
 
 
-def test_an_edit_of_the_source_is_said_once_and_changes_nothing(tmp_path, own_table, caplog):
+def test_an_edit_of_the_source_is_said_once_and_changes_nothing(tmp_path, caplog):
     task = project(tmp_path / "project")
     keep(find(str(task)), tmp_path / "run")
     (tmp_path / "project/tasks/gains.py").write_text("GAIN = 7.0")
@@ -215,7 +207,7 @@ def test_an_edit_of_the_source_is_said_once_and_changes_nothing(tmp_path, own_ta
 
 
 @pytest.mark.parametrize("name", ["model.mjb", "files/tasks/push.py", "task.json"])
-def test_what_is_kept_and_damaged_is_refused(name, tmp_path, own_table):
+def test_what_is_kept_and_damaged_is_refused(name, tmp_path):
     keep(find(str(project(tmp_path / "project"))), tmp_path / "run")
     file = tmp_path / "run" / name
     file.write_bytes(file.read_bytes()[:-3])
@@ -223,7 +215,7 @@ def test_what_is_kept_and_damaged_is_refused(name, tmp_path, own_table):
         kept(tmp_path / "run")
 
 
-def test_a_file_that_is_edited_while_the_run_begins(tmp_path, own_table, monkeypatch):
+def test_a_file_that_is_edited_while_the_run_begins(tmp_path, monkeypatch):
     task = find(str(project(tmp_path / "project")))
     (tmp_path / "project/tasks/shift.txt").write_text("3")
     keep(task, tmp_path / "first")
@@ -237,7 +229,7 @@ def test_a_file_that_is_edited_while_the_run_begins(tmp_path, own_table, monkeyp
     assert kept(tmp_path / "run") is None
 
 
-def test_helpers_of_one_name_are_each_tasks_own(tmp_path, own_table):
+def test_helpers_of_one_name_are_each_tasks_own(tmp_path):
     gains = {}
     for folder, gain in (("one", 2.0), ("two", 5.0)):
         task = project(tmp_path / folder)
@@ -251,7 +243,7 @@ def test_helpers_of_one_name_are_each_tasks_own(tmp_path, own_table):
         assert shown == pytest.approx(gain * env.physics.data.qpos[0])
 
 
-def test_read_only_symlinked_and_too_large(tmp_path, own_table, monkeypatch, caplog):
+def test_read_only_symlinked_and_too_large(tmp_path, monkeypatch, caplog):
     task = project(tmp_path / "project")
     (tmp_path / "link.py").symlink_to(task)
     for file in [*(tmp_path / "project").rglob("*")]:

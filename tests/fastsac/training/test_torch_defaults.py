@@ -91,6 +91,7 @@ def test_a_learner(name, defaults):
         assert torch.equal(ours, theirs)
 
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("float64", "within a meta device")]
 TINY = dict(
     num_envs=2, updates_per_step=1, total_steps=300, learning_starts=60, batch_size=16, n_step=2,
     replay_capacity=200, eval_every=150, eval_episodes=1, final_eval_episodes=1, log_seconds=0.1,
@@ -117,8 +118,10 @@ def expected(tmp_path_factory):
     return [*trained(folder), folder]
 
 
-def test_a_run(defaults, expected, tmp_path):
-    with defaults():
+# The learner's test, the export's and those of files take all four.
+@pytest.mark.parametrize("name", ["bfloat16", "meta device", *SLOW])
+def test_a_run(name, expected, tmp_path):
+    with DEFAULTS[name]():
         actor, critics, action, returns = trained(tmp_path / "run")
     assert torch.equal(actor, expected[0]) and torch.equal(critics, expected[1])
     assert np.array_equal(action, expected[2]) and returns == expected[3]
