@@ -111,8 +111,7 @@ def _forward(
     share = tl.load(discount + row * discount_stride) * (1.0 - tl.load(terminated + row))
     soft = z - tl.load(alpha) * tl.load(next_log_prob + row)
     moved = tl.load(reward + row) + share * soft
-    moved = tl.clamp(moved, v_min, v_max, propagate_nan=tl.PropagateNan.ALL)
-    position = (moved - v_min) / spacing
+    position = (tl.clamp(moved, v_min, v_max, propagate_nan=tl.PropagateNan.ALL) - v_min) / spacing
 
     # The critics' distribution, and the cross entropy with each chunk of the target.
     x = tl.load(logits + here, inside, other=-float("inf"))

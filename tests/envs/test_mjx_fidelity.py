@@ -15,7 +15,7 @@ from tests.envs.free_run import FREE_RUN, require_float32
 from tests.envs.mjx_models import ONE_A_MODEL, SAME_MODEL, TASKS
 
 # Tendons whose wrapping is drawn, RK4, and a model a world; test_mjx_engine.py has others.
-QUICK = ("point_mass_hard", "acrobot_swingup", "lqr_lqr_2_1")
+QUICK = ("point_mass_hard", "acrobot_swingup")
 CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 BATCH = 4
 STEPS = 10

@@ -33,6 +33,7 @@ class Launch(NamedTuple):
     kernel: JITFunction
     arguments: tuple
     constants: dict
+    options: dict  # of the compiler: num_warps
 
     @property
     def name(self):
@@ -49,9 +50,12 @@ class Launch(NamedTuple):
         backend = make_backend(TARGET)
         binder = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
         seen = (_Address(x) if isinstance(x, torch.Tensor) else x for x in self.arguments)
-        bound, special, options = binder(*seen, **self.constants)
-        packed = self.kernel._pack_args(backend, self.constants, bound, special, options)
-        return ASTSource(self.kernel, *packed[1:])
+        named = self.constants | self.options
+        bound, special, options = binder(*seen, **named)
+        packed = self.kernel._pack_args(backend, named, bound, special, options)
+        source = ASTSource(self.kernel, *packed[1:])
+        source.parse_options = lambda: self.options  # which triton.compile asks for
+        return source
 
 
 class _Address:
@@ -70,8 +74,9 @@ def recorded():
     """Yields a list that launches are appended to instead of done."""
     launches = []
 
-    def record(kernel, *arguments, grid, warmup, **constants):
-        launches.append(Launch(kernel, arguments, constants))
+    def record(kernel, *arguments, grid, warmup, **named):
+        options = {k: named.pop(k) for k in named.keys() - kernel.signature.parameters.keys()}
+        launches.append(Launch(kernel, arguments, named, options))
 
     run, JITFunction.run = JITFunction.run, record
     try:

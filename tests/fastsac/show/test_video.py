@@ -269,7 +269,10 @@ def test_a_missing_library_is_named(suffix, module, run, tmp_path, monkeypatch):
     "environment",
     [
         {"MUJOCO_GL": "disabled"},  # which we set where there is no EGL
-        {"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_FILENAMES": "/dev/null"},  # EGL with no driver
+        pytest.param(  # EGL with no driver
+            {"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_FILENAMES": "/dev/null"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no EGL", "no driver"],
 )

@@ -180,6 +180,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 def test_ranks_with_different_flags_are_refused(tmp_path):
     command = f"exec {sys.executable} -m fastsac train cartpole_balance --seed $RANK"
     command += f" --run-dir {tmp_path / 'run'}"
