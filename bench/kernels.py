@@ -21,6 +21,7 @@ _CRITICS = 2
 _ATOMS = Atoms(101, -100.0, 100.0)
 _OBS_DIM, _ACTION_DIM = 67, 21  # humanoid's
 _SMALL_BATCH = 256
+_WIDTH = 512  # of the hidden layers of preset fast
 # Weights of two critics of 256-256 for cheetah.
 _SMALL_SIZE = _CRITICS * sum((i + 1) * o for i, o in ((23, 256), (256, 256), (256, 1)))
 
@@ -67,6 +68,8 @@ def _operations() -> list[_Operation]:
         _soft_td_target(1 << 23 if large else 1 << 18),
         _categorical_td_loss(_SMALL_BATCH),
         _categorical_td_loss(1 << 13 if large else 1 << 10),
+        _norm_relu(_SMALL_BATCH),
+        _norm_relu(1 << 16 if large else 1 << 12),
         _replay_gather(_SMALL_BATCH, 1 << 20 if large else 1 << 16),
         _replay_gather(1 << 16 if large else 1 << 13, 1 << 20 if large else 1 << 16),
     ]
@@ -234,6 +237,16 @@ def _categorical_td_loss(batch: int) -> _Operation:
     floats += 4 * _CRITICS * batch + 3 * batch
     size = f"{_CRITICS}x{batch}x{_ATOMS.num}"
     return _Operation("categorical_td_loss", size, 4 * floats, arguments)
+
+
+def _norm_relu(batch: int) -> _Operation:
+    def arguments() -> tuple[Any, ...]:
+        product, bias = _normal(_CRITICS, batch, _WIDTH), _normal(_CRITICS, 1, _WIDTH)
+        return product, bias, True
+
+    # product, bias -> activated, normalized, each (E, B, H), and rstd (E, B).
+    floats = 3 * _CRITICS * batch * _WIDTH + _CRITICS * (_WIDTH + batch)
+    return _Operation("norm_relu", f"{_CRITICS}x{batch}x{_WIDTH}", 4 * floats, arguments)
 
 
 def _replay_gather(batch: int, capacity: int) -> _Operation:

@@ -26,9 +26,9 @@ def jit(function: Callable[..., Any]) -> Any:
     return function if triton is None else triton.jit(function)
 
 
-def runs_on(tensor: torch.Tensor) -> bool:
-    """Whether kernels take this tensor: float32 on a CUDA device, with Triton installed."""
-    return tensor.is_cuda and tensor.dtype == torch.float32 and triton is not None
+def runs_on(tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    """Whether kernels take this tensor: of the dtypes on a CUDA device, with Triton installed."""
+    return tensor.is_cuda and tensor.dtype in dtypes and triton is not None
 
 
 @contextmanager
@@ -42,7 +42,11 @@ def strict_kernels(strict: bool = True) -> Iterator[None]:
 
 
 def run(
-    like: torch.Tensor, fused: Callable[..., T], reference: Callable[..., T], *arguments: Any
+    like: torch.Tensor,
+    fused: Callable[..., T],
+    reference: Callable[..., T],
+    *arguments: Any,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
 ) -> T:
     """Calls fused where kernels take tensors like ``like``, and otherwise the reference.
 
@@ -55,7 +59,7 @@ def run(
         Exception: what fused raises, within ``strict_kernels`` or a CUDA graph's capture.
         torch.OutOfMemoryError: fused found no memory for what it returns.
     """
-    if not runs_on(like):
+    if not runs_on(like, dtypes):
         return reference(*arguments)
     strict = _strict.get()
     if fused.__module__ in _failed and not strict:

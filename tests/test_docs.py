@@ -33,8 +33,10 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_notebook_trains_plots_and_films(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("IPython", "IPython.display"):  # what shows the pictures is the reader's
-        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Image=lambda file: Path(file)))
+    # What shows the pictures is the reader's; matplotlib asks it for its version and its shell.
+    shown = types.SimpleNamespace(Image=Path, version_info=(9, 0), get_ipython=lambda: None)
+    for name in ("IPython", "IPython.display"):
+        monkeypatch.setitem(sys.modules, name, shown)
     names: dict = {}
     for cell in json.loads((DOCS / "quickstart.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":

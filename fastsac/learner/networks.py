@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastsac.kernels import Atoms
+from fastsac.kernels import Atoms, NormReLU, norm_relu, norm_relu_gradient
+from fastsac.kernels.norm_relu import EPSILON
 from fastsac.learner.config import SACConfig
 
 
@@ -69,16 +70,20 @@ class EnsembleMLP(nn.Module):
         weights, biases = parameters[::2], parameters[1::2]
         x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
         x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
-        inputs: list[torch.Tensor] = []
-        norms: list[_Norm] = []
-        for weight, bias in zip(weights, biases, strict=True):
-            if inputs:
+        inputs, fuses = [x], _fuses(x)
+        norms: list[_Norm | NormReLU] = []
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            if fuses:
+                x, activation = norm_relu(torch.bmm(x, weight), bias, self.layer_norm)
+                norms.append(activation)
+            else:
+                x = _affine(x, weight, bias)
                 if self.layer_norm:
                     x, norm = _Norm.of(x)
                     norms.append(norm)
                 x.relu_()
             inputs.append(x)
-            x = _affine(x, weight, bias)
+        x = _affine(x, weights[-1], biases[-1])
         tape = Tape(inputs, norms, weights, [part.shape[1] for part in parts])
         return x.to(parts[0].dtype), tape
 
@@ -94,8 +99,13 @@ class _Norm(NamedTuple):
     def of(cls, sums: torch.Tensor) -> tuple[torch.Tensor, "_Norm"]:
         """Standardises sums (E, B, H) over H."""
         shape = sums.shape[-1:]
-        result, mean, rstd = torch.native_layer_norm(sums, shape, None, None, _NORM_EPSILON)
+        result, mean, rstd = torch.native_layer_norm(sums, shape, None, None, EPSILON)
         return result, cls(sums, mean, rstd)
+
+    def rows_from(self, first: int) -> "_Norm":
+        """Returns that of the batch's rows number first and up."""
+        # Its backward pass reads mean and rstd as if they were contiguous.
+        return _Norm(*(x[:, first:].contiguous() for x in self))
 
     def differentiate(self, by_result: torch.Tensor) -> torch.Tensor:
         """Returns the gradient of the sums."""
@@ -105,7 +115,6 @@ class _Norm(NamedTuple):
         )[0]  # fmt: skip
 
 
-_NORM_EPSILON = 1e-5
 _norm_backward = torch.ops.aten.native_layer_norm_backward
 
 
@@ -114,20 +123,19 @@ class Tape(NamedTuple):
 
     Attributes:
         inputs: of each layer (E, B, in).
-        norms: of each hidden layer, or none.
+        norms: of each hidden layer, or none; where kernels fuse, its activation's too.
         weights: of each layer (E, in, out).
         widths: of the parts of the first input.
     """
 
     inputs: list[torch.Tensor]
-    norms: Sequence[_Norm]
+    norms: Sequence[_Norm | NormReLU]
     weights: Sequence[torch.Tensor]
     widths: list[int]
 
     def rows_from(self, first: int) -> "Tape":
         """Returns the tape of the batch's rows number first and up."""
-        # layer_norm's backward pass reads mean and rstd as if they were contiguous.
-        norms = [_Norm(*(x[:, first:].contiguous() for x in norm)) for norm in self.norms]
+        norms = [norm.rows_from(first) for norm in self.norms]
         return self._replace(inputs=[x[:, first:] for x in self.inputs], norms=norms)
 
     def differentiate(
@@ -150,11 +158,17 @@ class Tape(NamedTuple):
                     torch.sum(gradient, dim=1, keepdim=True, out=into[2 * i + 1])
                 if i:
                     gradient = _product(gradient, self.weights[i].mT)
-                    # ReLU's derivative, in place: 0 where its output was.
-                    _mask(gradient, self.inputs[i], 0, grad_input=gradient)
-                    if self.norms:
-                        gradient = self.norms[i - 1].differentiate(gradient)
+                    gradient = self._activation_gradient(gradient, i)
             return gradient
+
+    def _activation_gradient(self, gradient: torch.Tensor, i: int) -> torch.Tensor:
+        """Returns the gradient of what layer i - 1 summed, from that of layer i's input."""
+        norm = self.norms[i - 1] if self.norms else None
+        if isinstance(norm, NormReLU):
+            return norm_relu_gradient(gradient, norm)
+        # ReLU's derivative, in place: 0 where its output was.
+        _mask(gradient, self.inputs[i], 0, grad_input=gradient)
+        return norm.differentiate(gradient) if norm else gradient
 
     def input_gradient(self, by_output: torch.Tensor, part: int) -> torch.Tensor:
         """Returns the gradient (B, .) of a part of the input, from that of the output."""
@@ -191,6 +205,11 @@ def _product_into(result: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Non
         torch.bmm(a, b, out=result)
     else:
         result.copy_(torch.bmm(a, b))
+
+
+def _fuses(x: torch.Tensor) -> bool:
+    """Whether a layer's bias, normalisation and ReLU are one kernel, which has no autograd."""
+    return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _elementwise(x: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ from fastsac.envs import make
 from fastsac.envs.compilation_cache import use_compilation_cache
 from fastsac.envs.devices import has_warp, jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
-from fastsac.kernels import AdamState, Atoms, Transitions
+from fastsac.kernels import AdamState, Atoms, NormReLU, Transitions
 from fastsac.learner.cuda_graph import GraphedCall
 from fastsac.learner.replay import ReplayBuffer, free_bytes
 from fastsac.learner.sac import SAC
@@ -143,11 +143,16 @@ def kernel_calls(device: torch.device, batch: int) -> dict[str, dict[str, tuple[
     gaussian, clamps = tuple(draw(3, batch, actions)), (-5.0, 2.0)
     parameter, gradient, target = draw(3, weights)
     adam = (parameter, gradient, AdamState.of(parameter), scalar(0.1), 0.1, target, scalar(0.05))
+    hidden = draw(critics, batch, obs)
     index = (draw(batch).abs() * 100).long() % 64
     statistics = draw(obs), draw(obs).square() + 0.1
     return {
         "adam_polyak": {"": (*adam, True)},
         "categorical_td_loss": {"": loss, "_gradient": (draw(critics, batch), *loss)},
+        "norm_relu": {
+            "": (draw(critics, batch, obs), draw(critics, 1, obs), True),
+            "_gradient": (hidden, NormReLU(draw(critics, batch, obs), hidden[..., :1].exp())),
+        },
         "polyak": {"": (parameter, target, scalar(0.05))},
         "replay_gather": {"": (draw(64, 2 * obs + actions + 4), index, actions, *statistics)},
         "soft_td_target": {

@@ -14,7 +14,7 @@ from fastsac.envs.suite import STATE, load_suite
 from tests.envs.free_run import FREE_RUN, require_float32
 from tests.envs.mjx_models import ONE_A_MODEL, SAME_MODEL, TASKS
 
-# Tendons whose wrapping is drawn, RK4, and a model a world; test_mjx_engine.py has others.
+# Tendons whose wrapping is drawn, and RK4; test_mjx_engine.py has others.
 QUICK = ("point_mass_hard", "acrobot_swingup")
 CASES = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 BATCH = 4

@@ -118,10 +118,12 @@ def _gpu_name(ptx):
 
 def calls():
     """A call of every kernel at the sizes of training, and at odd ones."""
-    names = ("adam_polyak", "categorical_td_loss", "polyak", "replay_gather", "soft_td_target")
-    adam_polyak, categorical_td_loss, polyak, replay_gather, soft_td_target, tanh_gaussian = (
-        importlib.import_module(f"fastsac.kernels.{name}") for name in (*names, "tanh_gaussian")
+    names = ("adam_polyak", "categorical_td_loss", "norm_relu", "polyak", "replay_gather")
+    adam_polyak, categorical_td_loss, norm_relu, polyak, replay_gather, *others = (
+        importlib.import_module(f"fastsac.kernels.{name}")
+        for name in (*names, "soft_td_target", "tanh_gaussian")
     )
+    soft_td_target, tanh_gaussian = others
 
     def squash(batch, actions):
         mean, log_std, noise = torch.randn(3, batch, actions)
@@ -132,6 +134,11 @@ def calls():
         rate = torch.tensor(1e-3)
         extra = (target, rate) if with_target else (None, None)
         adam_polyak.fused(p, g, adam_polyak.AdamState.of(p), rate, 0.01, *extra, True)
+
+    def activate(width, normalize, dtype=torch.float32):
+        product, bias = torch.randn(2, 64, width).to(dtype), torch.randn(2, 1, width).to(dtype)
+        activated, saved = norm_relu.fused(product, bias, normalize)
+        norm_relu.fused_gradient(activated, saved)
 
     def gather(obs_dim, action_dim, *statistics):
         rows, index = torch.randn(9, 2 * obs_dim + action_dim + 4), torch.arange(9)
@@ -158,6 +165,9 @@ def calls():
     yield lambda: polyak.fused(torch.randn(4096), torch.randn(4096), 0.005)
     yield from (lambda w=w: descend(4097, w) for w in (False, True))
     yield lambda: descend(1, False)
+    yield from (lambda w=w: activate(w, True) for w in (64, 300, 512, 1024))
+    yield lambda: activate(256, False)
+    yield lambda: activate(512, True, torch.bfloat16)
     yield lambda: gather(17, 6)
     yield lambda: gather(67, 21, torch.randn(67), torch.rand(67))
     yield lambda: gather(300, 1, torch.randn(300), torch.rand(300))

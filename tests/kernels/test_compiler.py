@@ -11,6 +11,7 @@ from fastsac.kernels import compiler
 from fastsac.kernels.adam_polyak import AdamState
 from fastsac.kernels.categorical_td_loss import Atoms, Transitions
 from fastsac.kernels.compiler import cdiv, next_power_of_2, runs_on
+from fastsac.kernels.norm_relu import NormReLU
 
 ONE, X = torch.ones(()), torch.ones(1, 7, 2)
 FIVE = (X[0, :, 0], X[0, :, 0], X[0, :, 0], ONE, ONE)
@@ -19,6 +20,8 @@ CALLS = {
     "adam_polyak_": lambda f: f(X.clone(), X.clone(), AdamState.of(X), ONE),
     "categorical_td_gradient": lambda f: f(X[..., 0], X, X, Transitions(*FIVE), ATOMS),
     "categorical_td_loss": lambda f: f(X, X, Transitions(*FIVE), ATOMS),
+    "norm_relu": lambda f: f(X, X[:, :1], True),
+    "norm_relu_gradient": lambda f: f(X, NormReLU(X, None)),
     "polyak_": lambda f: f(X.clone(), X, 0.5),
     "replay_gather": lambda f: f(torch.ones(2, 8), torch.zeros(3, dtype=torch.int64), 2),
     "soft_td_target": lambda f: f(*FIVE[:2], X[:, :, 0], *FIVE[2:]),
@@ -40,7 +43,7 @@ def test_the_public_entry_picks_by_device(name, picked, monkeypatch):
     for implementation in ("fused", "reference"):
         record = lambda *_, implementation=implementation: called.append(implementation)  # noqa: E731
         monkeypatch.setattr(module, implementation + gradient, record)
-    monkeypatch.setattr(compiler, "runs_on", lambda tensor: picked == "fused")
+    monkeypatch.setattr(compiler, "runs_on", lambda *_: picked == "fused")
     CALLS[name](entry)
     assert called == [picked]
 

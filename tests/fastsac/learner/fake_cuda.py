@@ -78,6 +78,12 @@ _FLOAT64 = {
 }
 _READS = {f"aten::{x}" for x in ("_local_scalar_dense", "nonzero", "masked_select", "equal")}
 _ALLOCATES = {f"aten::{x}" for x in ("empty", "empty_like", "new_empty", "empty_strided")}
+# What has the dtype of the network's weights, bfloat16 where that was asked for.
+_HALF = torch.bfloat16
+_AS_WEIGHTS = {
+    "norm_relu._forward": ("product", "bias", "activated", "normalized"),
+    "norm_relu._backward": ("gradient", "normalized", "by_sums"),
+}
 # Of arguments that need not be contiguous, what their rows' distance is handed over as.
 _STRIDE_OF = {"mean": "mean_row", "log_std": "log_std_row", "next_q": "member_stride"}
 
@@ -178,6 +184,8 @@ def _complaints_of(launch):
         if isinstance(value, torch.Tensor):
             what = f"{launch.name}: {name} {tuple(value.shape)}"
             wanted = torch.int64 if name == "index" else torch.float32
+            if name in _AS_WEIGHTS.get(launch.name, ()) and bound["normalized"].dtype == _HALF:
+                wanted = _HALF
             if value.device.type != "cuda":
                 yield f"{what} is on {value.device}"
             if value.dtype != wanted:

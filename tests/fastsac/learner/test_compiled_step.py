@@ -50,6 +50,7 @@ def test_they_are_the_eager_ones_to_rounding_and_the_same_each_time(name, close)
     assert torch.equal(weights(ours)["critics"], before)
 
 
+@pytest.mark.slow
 def test_a_bad_transition_skips_the_steps_that_it_reaches(close):
     (eager, rows), (agent, replay) = setup(SMALL), setup(compiled(SMALL))
     for one, of in ((eager, rows), (agent, replay)):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastsac import SACConfig
+from fastsac.learner import networks
 from fastsac.learner.networks import Actor, Critics, EnsembleMLP
 
 B = 7
@@ -11,6 +12,13 @@ WIDTHS = [(5, 3), (4, 8, 1), (4, 16, 12, 6), (3, 8, 8, 8, 2)]
 
 
 each_norm = pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer norm"])
+
+
+@pytest.fixture(params=[False, True], ids=["operations", "as on a GPU"])
+def fuses(request, monkeypatch):
+    """Layers of a GPU's kind, whose kernels are their references here."""
+    if request.param:
+        monkeypatch.setattr(networks, "_fuses", lambda x: not torch.is_grad_enabled())
 
 
 def network(members, sizes, dtype=torch.float64, layer_norm=False, seed=3):
@@ -46,7 +54,7 @@ def parts_of(sizes, cuts, dtype=torch.float64):
 @pytest.mark.parametrize("sizes", WIDTHS, ids=str)
 @pytest.mark.parametrize("members", [1, 2, 5])
 @each_norm
-def test_values_and_gradients_are_autograds(layer_norm, members, sizes, cuts, close):
+def test_values_and_gradients_are_autograds(layer_norm, members, sizes, cuts, fuses, close):
     mlp = network(members, sizes, layer_norm=layer_norm)
     parts = [p.clone().requires_grad_() for p in parts_of(sizes, cuts)]
     inputs = [*parts, *mlp.parameters()]
@@ -69,7 +77,7 @@ def test_values_and_gradients_are_autograds(layer_norm, members, sizes, cuts, cl
 
 @pytest.mark.parametrize("first", [0, 3, 6])
 @each_norm
-def test_the_tape_of_some_rows_is_that_of_a_smaller_batch(layer_norm, first, close):
+def test_the_tape_of_some_rows_is_that_of_a_smaller_batch(layer_norm, first, fuses, close):
     mlp = network(2, (4, 8, 6, 3), layer_norm=layer_norm)
     (x,) = parts_of((4,), ())
     by_output = torch.randn(2, B - first, 3, dtype=torch.float64)
@@ -97,7 +105,7 @@ def test_parameters_that_need_no_gradient_get_none_and_used_twice_they_add_up(cl
 
 
 @each_norm
-def test_bf16_weights_take_and_return_the_inputs_dtype(layer_norm, close):
+def test_bf16_weights_take_and_return_the_inputs_dtype(layer_norm, fuses, close):
     # A seed with which no ReLU's argument is so small that rounding changes its sign.
     exact, rounded = (
         network(2, (4, 8, 1), dtype, layer_norm, seed=4)
