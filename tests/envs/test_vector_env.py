@@ -250,6 +250,7 @@ def test_bad_arguments_of_make_get_a_sentence(arguments, error, words):
         fastsac.make(**arguments)
 
 
+@pytest.mark.slow
 def test_egl_and_triton_live_in_one_process():
     """MuJoCo's EGL backend and triton, which torch imports with its first optimizer."""
     code = (
