@@ -87,6 +87,7 @@ def test_the_bare_physics_of_mjx(quick_steps):
     assert physics["median"] > 0 and physics["compile_s"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_bare_physics_of_warp(quick_steps):
     pytest.importorskip("warp")
     cases = [

@@ -32,7 +32,11 @@ def log(caplog):
 
 @pytest.mark.parametrize(
     ("task", "engine", "num_envs"),
-    [("humanoid_walk", "native", 64), ("reacher_hard", "mjx", 4), ("cheetah_run", "warp", 64)],
+    [
+        ("humanoid_walk", "native", 64),
+        ("cheetah_run", "warp", 64),
+        pytest.param("reacher_hard", "mjx", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_one_sick_world_leaves_the_others_alone(task, engine, num_envs, shared, actions):
     env = shared(task, num_envs, engine)

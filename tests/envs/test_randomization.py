@@ -17,7 +17,7 @@ from fastsac.envs.registry import find
 from fastsac.envs.suite import STATE, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
-ENGINES = ("native", "mjx", "warp")
+ENGINES = ("native", pytest.param("mjx", marks=pytest.mark.slow), "warp")
 FROM_MASS = ("body_subtreemass", "body_invweight0", "dof_invweight0")
 NO_ACTUATION = int(mujoco.mjtDisableBit.mjDSBL_ACTUATION)
 QPOS = dict(rtol=0, atol=1e-9)

@@ -52,7 +52,7 @@ def sometimes(physics):
     return jnp.where(physics.qpos[0] < 0.3, jnp.inf, 1.0)
 
 
-@pytest.mark.parametrize("engine", ["native", "mjx", "warp"])
+@pytest.mark.parametrize("engine", ["native", pytest.param("mjx", marks=pytest.mark.slow), "warp"])
 def test_a_fault_says_what_it_is(engine, make_env):
     def observe(physics):
         return {"x": jnp.where(physics.qpos > 0.5, jnp.nan, physics.qpos)}

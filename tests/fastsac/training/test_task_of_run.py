@@ -107,9 +107,8 @@ def returns(output):
     return json.loads(output.splitlines()[-1])["returns"]
 
 
-@pytest.mark.parametrize(
-    "kind", ["mjcf", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mjb", "spec", "text"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(1200)
 def test_a_run_goes_anywhere_without_its_tasks_file(kind, tmp_path):
     task = project(tmp_path / "mein Projekt ä", kind)
