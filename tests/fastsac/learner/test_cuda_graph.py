@@ -1,9 +1,11 @@
 """GraphedCall, and SAC's captured updates against the same updates done eagerly."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from fastsac import SAC, ReplayBuffer, SACConfig
+from fastsac import SAC, Batch, ReplayBuffer, SACConfig
 from fastsac.learner.cuda_graph import GraphedCall
 
 OBS, ACT, B = 17, 6, 256
@@ -13,7 +15,11 @@ CONFIGS = {
     "normalised, delayed": SACConfig(hidden_sizes=(64, 64), normalize_obs=True, policy_delay=2),
     "tf32": SACConfig(hidden_sizes=(64, 64), precision="tf32"),
     "bf16": SACConfig(hidden_sizes=(64, 64), precision="bf16"),
-}
+    "distributions": SACConfig(
+        hidden_sizes=(16, 12), num_atoms=11, value_range=(-1.0, 9.0), layer_norm=True,
+        weight_decay=0.1, learning_rate=3e-3,
+    ),
+}  # fmt: skip
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -184,3 +190,23 @@ def test_a_gpu_state_acts_the_same_on_the_cpu(close):
     obs = torch.randn(9, OBS)
     want = agent.act(obs.cuda(), deterministic=True).cpu()
     close(there.act(obs, deterministic=True), want, "float32 weights after 100 updates")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", [n for n, c in CONFIGS.items() if c.precision == "float32"])
+def test_a_devices_updates_are_those_of_a_cpu(name, device, close):
+    """From the same batches and noise; sums are in another order there."""
+    agents = [SAC(OBS, ACT, CONFIGS[name], where, strict=True) for where in ("cpu", device)]
+    g = torch.Generator().manual_seed(7)
+    draw = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    for _ in range(20):
+        ends, ones = (draw(B) > 1.5).float(), torch.ones(B)
+        batch = Batch(
+            draw(B, OBS), draw(B, ACT).tanh(), draw(B).sigmoid(), ends, draw(B, OBS), ones, ones
+        )
+        noise = draw(2 * B, ACT)
+        for agent in agents:
+            agent.noise = partial(torch.narrow, noise.to(agent.device), 0, 0)  # its first rows
+            agent.update(Batch(*(x.to(agent.device) for x in batch)))
+    for expected, found in zip(*map(weights, agents), strict=True):
+        close(found, expected, "float32 weights after 100 updates")
