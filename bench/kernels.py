@@ -21,6 +21,7 @@ _CRITICS = 2
 _ATOMS = Atoms(101, -100.0, 100.0)
 _OBS_DIM, _ACTION_DIM = 67, 21  # humanoid's
 _SMALL_BATCH = 256
+_QUICK = ("tanh_gaussian", "adam_polyak", "categorical_td_loss")  # at their first size
 _WIDTH = 512  # of the hidden layers of preset fast
 # Weights of two critics of 256-256 for cheetah.
 _SMALL_SIZE = _CRITICS * sum((i + 1) * o for i, o in ((23, 256), (256, 256), (256, 1)))
@@ -36,6 +37,7 @@ class _Operation:
         bytes: moved in and out of memory by a call.
         arguments: makes those of the module's ``reference`` and ``fused``, on the device.
         plain: what torch.compile gets; None is ``reference``.
+        pair: the plain function and the kernel's; None is ``reference`` and ``fused``.
     """
 
     kernel: str
@@ -43,6 +45,7 @@ class _Operation:
     bytes: int
     arguments: Callable[[], tuple[Any, ...]]
     plain: Callable[..., Any] | None = None
+    pair: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     @property
     def group(self) -> str:
@@ -51,7 +54,9 @@ class _Operation:
 
 def cases(quick: bool) -> list[Case]:
     """Each kernel at a size of training and at one that fills the device; if quick, three."""
-    operations = _operations()[:: 5 if quick else 1]
+    operations = _operations()
+    if quick:
+        operations = [next(o for o in operations if o.kernel == kernel) for kernel in _QUICK]
     return [case for operation in operations for case in _cases(operation)]
 
 
@@ -82,16 +87,17 @@ def _cases(operation: _Operation) -> list[Case]:
         "device": device.device_type(),
         "size": operation.size,
     }
-    compiled = operation.plain or module.reference
+    reference, fused = operation.pair or (module.reference, module.fused)
+    compiled = operation.plain or reference
     variants = {
-        "eager": partial(_open, operation, module.reference),
+        "eager": partial(_open, operation, reference),
         "compile": partial(_open_compiled, operation, compiled, False),
     }
     if torch.cuda.is_available():
         variants |= {
             "compile+graph": partial(_open_compiled, operation, compiled, True),
-            "ours": partial(_open, operation, module.fused),
-            "ours+graph": partial(_open, operation, module.fused, graph=True),
+            "ours": partial(_open, operation, fused),
+            "ours+graph": partial(_open, operation, fused, graph=True),
         }
     # A CPU's caches make nothing of a copy's limit.
     on_gpu = torch.cuda.is_available()
@@ -240,13 +246,28 @@ def _categorical_td_loss(batch: int) -> _Operation:
 
 
 def _norm_relu(batch: int) -> _Operation:
-    def arguments() -> tuple[Any, ...]:
-        product, bias = _normal(_CRITICS, batch, _WIDTH), _normal(_CRITICS, 1, _WIDTH)
-        return product, bias, True
+    norm_relu = importlib.import_module("fastsac.kernels.norm_relu")
 
-    # product, bias -> activated, normalized, each (E, B, H), and rstd (E, B).
-    floats = 3 * _CRITICS * batch * _WIDTH + _CRITICS * (_WIDTH + batch)
-    return _Operation("norm_relu", f"{_CRITICS}x{batch}x{_WIDTH}", 4 * floats, arguments)
+    def arguments() -> tuple[Any, ...]:
+        product, gradient = _normal(2, _CRITICS, batch, _WIDTH)
+        return product, _normal(_CRITICS, 1, _WIDTH), gradient
+
+    def both_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+        def both(product: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor) -> Any:
+            activated, saved = forward(product, bias, True)
+            return activated, backward(gradient, saved)
+
+        return both
+
+    # Forward: product, bias -> activated, normalized, each (E, B, H), and rstd (E, B).
+    # Backward: gradient, normalized, rstd -> that of the product.
+    floats = 6 * _CRITICS * batch * _WIDTH + _CRITICS * (_WIDTH + 2 * batch)
+    pair = (
+        both_of(norm_relu.reference, norm_relu.reference_gradient),
+        both_of(norm_relu.fused, norm_relu.fused_gradient),
+    )
+    size = f"{_CRITICS}x{batch}x{_WIDTH}"
+    return _Operation("norm_relu", size, 4 * floats, arguments, pair=pair)
 
 
 def _replay_gather(batch: int, capacity: int) -> _Operation:

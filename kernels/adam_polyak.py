@@ -29,7 +29,7 @@ import torch
 from fastsac.kernels.compiler import cdiv, jit, require, run, tl
 from fastsac.kernels.polyak import moved
 
-_BLOCK = 512
+_BLOCK = 1024
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's own, which every SAC uses
 
 

@@ -30,7 +30,8 @@ from fastsac.kernels.soft_td_target import Reduction
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _CHUNK = 16  # target atoms that a program computes at a time
-_WARPS = 1  # a program: sums over atoms then need no shared memory
+# One warp sums over atoms without shared memory; a larger tile has no room in its registers.
+_TILE_OF_A_WARP = 2048
 
 
 class Atoms(NamedTuple):
@@ -109,8 +110,7 @@ def _forward(
 
     # Where its atoms go.
     share = tl.load(discount + row * discount_stride) * (1.0 - tl.load(terminated + row))
-    soft = z - tl.load(alpha) * tl.load(next_log_prob + row)
-    moved = tl.load(reward + row) + share * soft
+    moved = tl.load(reward + row) + share * (z - tl.load(alpha) * tl.load(next_log_prob + row))
     position = (tl.clamp(moved, v_min, v_max, propagate_nan=tl.PropagateNan.ALL) - v_min) / spacing
 
     # The critics' distribution, and the cross entropy with each chunk of the target.
@@ -165,9 +165,9 @@ def _launch_forward(
 ) -> tuple[torch.Tensor, ...]:
     """Returns loss, and for the backward pass most and log_total (E, B) and target (B, N)."""
     members, batch, num = logits.shape
-    loss = logits.new_empty(members, batch)
-    most, log_total = torch.empty_like(loss), torch.empty_like(loss)
+    loss, most, log_total = (logits.new_empty(members, batch) for _ in range(3))
     target = logits.new_empty(batch, num)
+    rows, columns = next_power_of_2(members), next_power_of_2(num)
     _forward[(batch,)](
         logits,
         next_logits.contiguous(),
@@ -182,11 +182,11 @@ def _launch_forward(
         atoms.v_max,
         E=members,
         N=num,
-        E_PADDED=next_power_of_2(members),
-        N_PADDED=next_power_of_2(num),
+        E_PADDED=rows,
+        N_PADDED=columns,
         MEAN=reduction == "mean",
         CHUNK=_CHUNK,
-        num_warps=_WARPS,
+        num_warps=min(max(max(rows, _CHUNK) * columns // _TILE_OF_A_WARP, 1), 8),
     )
     return loss, most, log_total, target
 
@@ -205,7 +205,7 @@ def _launch_backward(
         batch,
         N=num,
         N_PADDED=next_power_of_2(num),
-        num_warps=_WARPS,
+        num_warps=1,
     )
     return logits_grad
 

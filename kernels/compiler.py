@@ -14,7 +14,17 @@ try:
 except ImportError:  # it has wheels for Linux alone; the torch references need none
     triton = tl = None
 
-__all__ = ["cdiv", "jit", "next_power_of_2", "require", "run", "runs_on", "strict_kernels", "tl"]
+__all__ = [
+    "cdiv",
+    "has_failed",
+    "jit",
+    "next_power_of_2",
+    "require",
+    "run",
+    "runs_on",
+    "strict_kernels",
+    "tl",
+]
 
 T = TypeVar("T")
 _strict = ContextVar("strict_kernels", default=False)
@@ -29,6 +39,11 @@ def jit(function: Callable[..., Any]) -> Any:
 def runs_on(tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
     """Whether kernels take this tensor: of the dtypes on a CUDA device, with Triton installed."""
     return tensor.is_cuda and tensor.dtype in dtypes and triton is not None
+
+
+def has_failed(module: str) -> bool:
+    """Whether one of a module's kernels did not run in this process."""
+    return module in _failed
 
 
 @contextmanager

@@ -10,7 +10,8 @@ Gradient, with g that of y where n is above 0 and 0 elsewhere:
     d/ds = (g - mean g - n mean(g n)) / sqrt(var s + epsilon), or g
 
 Shapes: product, n, y (E, B, H); bias (E, 1, H); rstd, 1 / sqrt(var s + epsilon), (E, B, 1).
-float32, or bfloat16 computed in float32 and rounded once; rstd float32. float64 by the reference.
+float32, or bfloat16, computed in float32 and rounded once, with rstd in float32; float64 by the
+reference. Not differentiable by autograd.
 """
 
 from __future__ import annotations
@@ -19,10 +20,18 @@ from typing import NamedTuple
 
 import torch
 
-from fastsac.kernels.compiler import jit, next_power_of_2, require, run, tl
+from fastsac.kernels.compiler import (
+    has_failed,
+    jit,
+    next_power_of_2,
+    require,
+    run,
+    runs_on,
+    tl,
+)
 
 EPSILON = 1e-5
-_UNITS_A_WARP = 128  # 16 bytes of float32 a thread
+_UNITS_A_WARP = 128  # four a thread: float32's 16 bytes; not measured
 _MOST_WARPS = 8
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -39,9 +48,9 @@ class NormReLU(NamedTuple):
     rstd: torch.Tensor | None
 
     def rows_from(self, first: int) -> NormReLU:
-        """Returns that of the batch's rows number first and up, contiguous."""
-        rest = None if self.rstd is None else self.rstd[:, first:].contiguous()
-        return NormReLU(self.normalized[:, first:].contiguous(), rest)
+        """Returns that of the batch's rows number first and up."""
+        rest = None if self.rstd is None else self.rstd[:, first:]
+        return NormReLU(self.normalized[:, first:], rest)
 
 
 @jit
@@ -49,12 +58,13 @@ def _forward(
     product,  # (E, B, H)
     bias,  # (E, H)
     activated,  # out (E, B, H)
-    normalized,  # out (E, B, H), where NORMALIZE
-    rstd,  # out (E, B), where NORMALIZE
+    normalized,  # out (E, B, H), where NORMALIZE and SAVE
+    rstd,  # out (E, B), likewise
     batch,
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     NORMALIZE: tl.constexpr,
+    SAVE: tl.constexpr,
     EPSILON: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -67,8 +77,9 @@ def _forward(
         n = tl.where(inside, n - tl.sum(n, axis=0) / WIDTH, 0.0)
         scale = 1.0 / tl.sqrt(tl.sum(n * n, axis=0) / WIDTH + EPSILON)
         n = n * scale
-        tl.store(rstd + row, scale)
-        tl.store(normalized + at, n, inside)
+        if SAVE:
+            tl.store(rstd + row, scale)
+            tl.store(normalized + at, n, inside)
     tl.store(activated + at, tl.maximum(n, 0.0, propagate_nan=tl.PropagateNan.ALL), inside)
 
 
@@ -102,28 +113,29 @@ def _tile(width: int) -> dict[str, int]:
 
 
 def fused(
-    product: torch.Tensor, bias: torch.Tensor, normalize: bool
-) -> tuple[torch.Tensor, NormReLU]:
+    product: torch.Tensor, bias: torch.Tensor, normalize: bool, save: bool = True
+) -> tuple[torch.Tensor, NormReLU | None]:
     """The kernel, on a GPU or in Triton's interpreter."""
     members, batch, width = product.shape
     product = product.contiguous()
     activated = torch.empty_like(product)
-    saved = NormReLU(activated, None)
-    if normalize:
+    normalized, rstd = activated, None
+    if normalize and save:
+        normalized = torch.empty_like(product)
         rstd = product.new_empty((members, batch, 1), dtype=torch.float32)
-        saved = NormReLU(torch.empty_like(product), rstd)
     _forward[(members * batch,)](
         product,
         bias.contiguous(),
         activated,
-        saved.normalized,
-        activated if saved.rstd is None else saved.rstd,
+        normalized,
+        activated if rstd is None else rstd,
         batch,
         NORMALIZE=normalize,
+        SAVE=save,
         EPSILON=EPSILON,
         **_tile(width),
     )
-    return activated, saved
+    return activated, NormReLU(normalized, rstd) if save else None
 
 
 def fused_gradient(gradient: torch.Tensor, saved: NormReLU) -> torch.Tensor:
@@ -143,15 +155,15 @@ def fused_gradient(gradient: torch.Tensor, saved: NormReLU) -> torch.Tensor:
 
 
 def reference(
-    product: torch.Tensor, bias: torch.Tensor, normalize: bool
-) -> tuple[torch.Tensor, NormReLU]:
+    product: torch.Tensor, bias: torch.Tensor, normalize: bool, save: bool = True
+) -> tuple[torch.Tensor, NormReLU | None]:
     """The formula in torch."""
-    sums = product + bias
-    if not normalize:
-        activated = sums.relu_()
-        return activated, NormReLU(activated, None)
-    normalized, _, rstd = torch.native_layer_norm(sums, sums.shape[-1:], None, None, EPSILON)
-    return normalized.relu(), NormReLU(normalized, rstd)
+    normalized, rstd = product + bias, None
+    if normalize:
+        shape = normalized.shape[-1:]
+        normalized, _, rstd = torch.native_layer_norm(normalized, shape, None, None, EPSILON)
+    activated = normalized.relu()
+    return activated, NormReLU(normalized, rstd) if save else None
 
 
 def reference_gradient(gradient: torch.Tensor, saved: NormReLU) -> torch.Tensor:
@@ -164,16 +176,22 @@ def reference_gradient(gradient: torch.Tensor, saved: NormReLU) -> torch.Tensor:
     return ((g - g.mean(-1, keepdim=True) - n * along) * rstd).to(gradient.dtype)
 
 
+def is_fused(tensor: torch.Tensor) -> bool:
+    """Whether the kernels take such tensors, and none has failed here."""
+    return runs_on(tensor, _DTYPES) and not has_failed(__name__)
+
+
 @torch.no_grad()
 def norm_relu(
-    product: torch.Tensor, bias: torch.Tensor, normalize: bool
-) -> tuple[torch.Tensor, NormReLU]:
+    product: torch.Tensor, bias: torch.Tensor, normalize: bool, save: bool = True
+) -> tuple[torch.Tensor, NormReLU | None]:
     """Returns a hidden layer's activations (E, B, H), and what their gradient needs.
 
     Args:
         product: (E, B, H), the inputs times the weights.
         bias: (E, 1, H).
         normalize: False leaves out the normalisation.
+        save: False returns None for what the gradient needs.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
@@ -181,7 +199,7 @@ def norm_relu(
     if product.dim() != 3:
         raise ValueError(f"product must have shape (E, B, H), got {tuple(product.shape)}")
     require("bias", bias, (product.shape[0], 1, product.shape[2]), product)
-    return run(product, fused, reference, product, bias, normalize, dtypes=_DTYPES)
+    return run(product, fused, reference, product, bias, normalize, save, dtypes=_DTYPES)
 
 
 @torch.no_grad()
@@ -196,4 +214,7 @@ def norm_relu_gradient(gradient: torch.Tensor, saved: NormReLU) -> torch.Tensor:
         ValueError: shapes, dtypes or devices that do not fit.
     """
     require("normalized", saved.normalized, gradient.shape, gradient)
+    if saved.rstd is not None and saved.rstd.shape != (*gradient.shape[:2], 1):
+        shape = (*gradient.shape[:2], 1)
+        raise ValueError(f"rstd must have shape {shape}, got {tuple(saved.rstd.shape)}")
     return run(gradient, fused_gradient, reference_gradient, gradient, saved, dtypes=_DTYPES)

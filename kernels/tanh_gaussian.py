@@ -30,10 +30,10 @@ from fastsac.kernels.compiler import cdiv, jit, next_power_of_2, require, run, t
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _MAX_COLUMNS = 128  # wider actions are summed in steps of that many
-# Elements a program of one warp. Few fill an idle GPU soonest, more are fewer programs for a full
-# one: measured on an H200 (bench/results/h200.md).
+# Elements a program of one warp. On an H200 128 were fastest up to 2,048 rows of 21, 256 with a
+# million (bench/results/h200.md); where between them the one overtakes the other is a guess.
 _SMALL_TILE, _LARGE_TILE = 128, 256
-_ROWS_OF_A_FULL_GPU = 1 << 15
+_FEW_ROWS = 1 << 15
 
 
 @jit
@@ -114,7 +114,7 @@ def _backward(
 def _launch(kernel: Any, shape: torch.Size, *arguments: Any) -> None:
     batch, actions = shape
     columns = min(next_power_of_2(actions), _MAX_COLUMNS)
-    rows = (_SMALL_TILE if batch < _ROWS_OF_A_FULL_GPU else _LARGE_TILE) // columns
+    rows = (_SMALL_TILE if batch <= _FEW_ROWS else _LARGE_TILE) // columns
     kernel[(cdiv(batch, rows),)](
         *arguments, ACTIONS=actions, ROWS=rows, COLUMNS=columns, num_warps=1
     )

@@ -59,7 +59,10 @@ def gradient_step(
     size = len(batch.reward)
     # Both of the actor's passes in one: the critics' step between them leaves it as it is.
     obs = torch.cat([batch.next_obs, batch.obs]) if with_actor else batch.next_obs
-    head, tape = learner.actor.mlp.record(obs)
+    if with_actor:
+        head, tape = learner.actor.mlp.record(obs)
+    else:
+        head = learner.actor.mlp.infer(obs)
     mean, log_std = head[0].chunk(2, dim=-1)
     clamps = learner.log_std_clamps
     sample = _Sample(mean, log_std, noise, *tanh_gaussian(mean, log_std, noise, *clamps))
@@ -76,7 +79,7 @@ def _step_critics(
     learner: LearnerState, batch: Batch, next_sample: _Sample, alpha: torch.Tensor, report: bool
 ) -> Metrics:
     critics, weight = learner.critics, batch.weight
-    next_output = learner.target_critics.mlp.record(batch.next_obs, next_sample.action)[0]
+    next_output = learner.target_critics.mlp.infer(batch.next_obs, next_sample.action)
     output, tape = critics.mlp.record(batch.obs, batch.action)
     discount = learner.discount**batch.steps
     others = (next_sample.log_prob, alpha, discount)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastsac.kernels import Atoms, NormReLU, norm_relu, norm_relu_gradient
-from fastsac.kernels.norm_relu import EPSILON
+from fastsac.kernels.norm_relu import EPSILON, is_fused
 from fastsac.learner.config import SACConfig
 
 
@@ -56,26 +56,34 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         """Maps the parts (B, .) of one input to (E, B, out) of their dtype, differentiably."""
-        return self._record(parts)[0]
+        return self._record(parts, may_fuse=False)[0]
+
+    @torch.no_grad()
+    def infer(self, *parts: torch.Tensor) -> torch.Tensor:
+        """Maps the parts (B, .) of one input to (E, B, out), which nobody differentiates."""
+        return self._record(parts, saves=False)[0]
 
     @torch.no_grad()
     def record(self, *parts: torch.Tensor) -> tuple[torch.Tensor, "Tape"]:
         """Maps the parts (B, .) of one input to (E, B, out), and returns what gradients need."""
         return self._record(parts)
 
-    def _record(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, "Tape"]:
+    def _record(
+        self, parts: Sequence[torch.Tensor], may_fuse: bool = True, saves: bool = True
+    ) -> tuple[torch.Tensor, "Tape"]:
         parameters = self._parameters_in_order
         if torch.compiler.is_exporting():  # which puts its own in their place
             parameters = list(self.parameters())
         weights, biases = parameters[::2], parameters[1::2]
         x = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
         x = x.to(weights[0].dtype).expand(len(weights[0]), -1, -1)
-        inputs, fuses = [x], _fuses(x)
+        inputs = [x]
         norms: list[_Norm | NormReLU] = []
+        fuses = may_fuse and _fuses(x)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             if fuses:
-                x, activation = norm_relu(torch.bmm(x, weight), bias, self.layer_norm)
-                norms.append(activation)
+                x, saved = norm_relu(torch.bmm(x, weight), bias, self.layer_norm, saves)
+                norms += [saved] if saved else []
             else:
                 x = _affine(x, weight, bias)
                 if self.layer_norm:
@@ -123,7 +131,8 @@ class Tape(NamedTuple):
 
     Attributes:
         inputs: of each layer (E, B, in).
-        norms: of each hidden layer, or none; where kernels fuse, its activation's too.
+        norms: a NormReLU a hidden layer where kernels fuse, else a _Norm where layers are
+            normalised, else none.
         weights: of each layer (E, in, out).
         widths: of the parts of the first input.
     """
@@ -208,8 +217,8 @@ def _product_into(result: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Non
 
 
 def _fuses(x: torch.Tensor) -> bool:
-    """Whether a layer's bias, normalisation and ReLU are one kernel, which has no autograd."""
-    return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Whether a layer's bias, normalisation and ReLU are one kernel."""
+    return not torch.compiler.is_compiling() and is_fused(x)
 
 
 def _elementwise(x: torch.Tensor) -> bool:

@@ -137,6 +137,7 @@ def calls():
 
     def activate(width, normalize, dtype=torch.float32):
         product, bias = torch.randn(2, 64, width).to(dtype), torch.randn(2, 1, width).to(dtype)
+        norm_relu.fused(product, bias, normalize, False)
         activated, saved = norm_relu.fused(product, bias, normalize)
         norm_relu.fused_gradient(activated, saved)
 
@@ -162,6 +163,7 @@ def calls():
 
     gamma = torch.tensor(0.99)
     yield from (lambda a=a: squash(256, a) for a in (1, 6, 21, 300))
+    yield lambda: squash((1 << 15) + 1, 21)
     yield lambda: polyak.fused(torch.randn(4096), torch.randn(4096), 0.005)
     yield from (lambda w=w: descend(4097, w) for w in (False, True))
     yield lambda: descend(1, False)
@@ -176,7 +178,8 @@ def calls():
     yield lambda: target(10, "mean", gamma.expand(256).clone())
     yield lambda: categorical(2, 101, "min", gamma)
     yield lambda: categorical(2, 101, "mean", gamma.expand(64).clone())
-    yield lambda: categorical(10, 51, "min", gamma)
+    yield from (lambda e=e, n=n: categorical(e, n, "min", gamma) for e, n in ((10, 51), (10, 101)))
+    yield lambda: categorical(2, 501, "min", gamma)
     yield lambda: categorical(1, 255, "mean", gamma)
 
 

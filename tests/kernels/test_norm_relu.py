@@ -4,8 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastsac.kernels import NormReLU, norm_relu, norm_relu_gradient
-from fastsac.kernels.norm_relu import EPSILON, fused, fused_gradient, reference, reference_gradient
+from fastsac.kernels import NormReLU, compiler, norm_relu, norm_relu_gradient
+from fastsac.kernels.norm_relu import (
+    EPSILON,
+    fused,
+    fused_gradient,
+    is_fused,
+    reference,
+    reference_gradient,
+)
 
 # (E, B, H): one of each, an actor's and an ensemble's, widths that are no power of two.
 SHAPES = [(1, 1, 1), (1, 5, 64), (2, 7, 12), (3, 4, 100), (2, 3, 300), (1, 2, 1100)]
@@ -64,6 +71,7 @@ def test_equals_the_formula(function, kind, normalize, shape, device, close):
     assert activated.dtype == product.dtype and activated.shape == shape
     assert (saved.rstd is not None) == normalize
     assert not normalize or saved.rstd.shape == (*shape[:2], 1)
+    assert not normalize or function is reference or saved.rstd.dtype == torch.float32
     close(activated, expected, tolerance(kind))
     close(FUNCTIONS[function](gradient, saved), by_product, tolerance(kind))
     assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True)), "an input changed"
@@ -72,15 +80,15 @@ def test_equals_the_formula(function, kind, normalize, shape, device, close):
 @each_norm
 @each
 def test_by_hand(function, normalize, device, close):
-    # Of (-1, 1) + (0, 2) = (-1, 3) the mean is 1 and the deviation 2: (-1, 1), so (0, 1).
-    product = torch.tensor([[[-1.0, 1.0]]], device=device)
-    bias = torch.tensor([[[0.0, 2.0]]], device=device)
+    # Of (-1, -4, 1, 4) + (-1, 2, 1, -2) = (-2, -2, 2, 2) the mean is 0 and the deviation 2.
+    product = torch.tensor([[[-1.0, -4.0, 1.0, 4.0]]], device=device)
+    bias = torch.tensor([[[-1.0, 2.0, 1.0, -2.0]]], device=device)
     activated, saved = function(product, bias, normalize)
-    close(activated, [[[0.0, 1.0 if normalize else 3.0]]], "float32 layer")
-    # g = (0, 5), mean g = 2.5, mean g n = 2.5: (0 - 2.5 + 2.5, 5 - 2.5 - 2.5) / 2 = (0, 0).
-    gradient = torch.tensor([[[7.0, 5.0]]], device=device)
+    close(activated, [[[0, 0, 1, 1] if normalize else [0, 0, 2, 2]]], "float32 layer")
+    # g = (0, 0, 4, 0), n = (-1, -1, 1, 1): mean g = mean g n = 1, so (0, 0, 2, -2) / 2.
+    gradient = torch.tensor([[[7.0, 7.0, 4.0, 0.0]]], device=device)
     found = FUNCTIONS[function](gradient, saved)
-    close(found, [[[0.0, 0.0 if normalize else 5.0]]], "float32 layer")
+    close(found, [[[0, 0, 1, -1] if normalize else [0, 0, 4, 0]]], "float32 layer")
 
 
 @each_norm
@@ -89,8 +97,19 @@ def test_the_rows_from_one_on_have_the_gradient_that_they_have_in_all(function, 
     product, bias, gradient = inputs((2, 6, 33), device=device)
     _, saved = function(product, bias, normalize)
     whole = FUNCTIONS[function](gradient, saved)
-    rest = FUNCTIONS[function](gradient[:, 4:].contiguous(), saved.rows_from(4))
+    rest = FUNCTIONS[function](gradient[:, 4:], saved.rows_from(4))  # strided, all of them
     assert torch.equal(whole[:, 4:], rest)
+    strided = torch.cat([product, bias.expand_as(product)], dim=2)[..., :33]
+    assert torch.equal(function(strided, bias, normalize)[0], function(product, bias, normalize)[0])
+
+
+@each_norm
+@each
+def test_what_nobody_differentiates_saves_nothing(function, normalize, device):
+    product, bias, _ = inputs((2, 5, 20), device=device)
+    activated, saved = function(product, bias, normalize, save=False)
+    assert saved is None
+    assert torch.equal(activated, function(product, bias, normalize)[0])
 
 
 @each_norm
@@ -108,15 +127,25 @@ def test_a_row_that_is_no_number_stays_one_and_spoils_no_other(function, normali
 
 @each_norm
 @each_dtype
-def test_the_tolerance_notices_what_is_wrong(function, kind, normalize, device, close):
-    shape = (2, 7, 12)
-    product, bias, gradient = inputs(shape, kind, device)
+def test_the_tolerance_notices_one_percent(function, kind, normalize, device, close):
+    product, bias, gradient = inputs((2, 7, 12), kind, device)
     expected, by_product = formula(product, bias, gradient, normalize)
-    activated, saved = function(product, 1.5 * bias, normalize)
-    with pytest.raises(AssertionError):
-        close(activated, expected, tolerance(kind))
-    with pytest.raises(AssertionError):
-        close(FUNCTIONS[function](1.5 * gradient, saved), by_product, tolerance(kind))
+    share = 1.5 if kind == "bfloat16" else 1.01
+    _, saved = function(product, bias, normalize)
+    wrong = [saved._replace(normalized=-saved.normalized)]
+    wrong += [saved._replace(rstd=share * saved.rstd)] if normalize else []
+    for got in (
+        function(share * product, bias, normalize)[0],
+        function(product, share * bias, normalize)[0],
+    ):
+        with pytest.raises(AssertionError):
+            close(got, expected, tolerance(kind))
+    for got in (
+        FUNCTIONS[function](share * gradient, saved),
+        *(FUNCTIONS[function](gradient, other) for other in wrong),
+    ):
+        with pytest.raises(AssertionError):
+            close(got, by_product, tolerance(kind))
 
 
 def test_the_entries_take_what_fits_alone():
@@ -132,3 +161,16 @@ def test_the_entries_take_what_fits_alone():
         norm_relu(product, bias.double(), True)
     with pytest.raises(ValueError, match=r"normalized must be \(2, 4, 8\) .* got \(2, 5, 8\)"):
         norm_relu_gradient(gradient[:, 1:], saved)
+    with pytest.raises(ValueError, match=r"rstd must have shape \(2, 5, 1\), got \(2, 5\)"):
+        norm_relu_gradient(gradient, saved._replace(rstd=saved.rstd[..., 0]))
+
+
+def test_the_kernels_take_float32_and_bfloat16(monkeypatch):
+    """As is seen where a tensor says that it is on a GPU."""
+    tensor = torch.ones(1, 2, 3)
+    assert not is_fused(tensor)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    assert [is_fused(tensor.to(dtype)) for dtype in dtypes] == [True, True, False]
+    monkeypatch.setattr(compiler, "_failed", {"fastsac.kernels.norm_relu"})
+    assert not is_fused(tensor)

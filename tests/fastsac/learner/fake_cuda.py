@@ -177,6 +177,10 @@ class Watch(TorchDispatchMode):
                 self._read[storage._cdata] = storage
 
 
+def _dtypes(bound):
+    return {x.dtype for x in bound.values() if isinstance(x, torch.Tensor)}
+
+
 def _complaints_of(launch):
     """What a kernel was given and does not take."""
     bound = launch.bound
@@ -184,8 +188,10 @@ def _complaints_of(launch):
         if isinstance(value, torch.Tensor):
             what = f"{launch.name}: {name} {tuple(value.shape)}"
             wanted = torch.int64 if name == "index" else torch.float32
-            if name in _AS_WEIGHTS.get(launch.name, ()) and bound["normalized"].dtype == _HALF:
+            if name in _AS_WEIGHTS.get(launch.name, ()) and _HALF in _dtypes(bound):
                 wanted = _HALF
+            if name == "rstd" and not (bound["NORMALIZE"] and bound.get("SAVE", True)):
+                continue  # not written, whatever stands there
             if value.device.type != "cuda":
                 yield f"{what} is on {value.device}"
             if value.dtype != wanted:

@@ -265,7 +265,9 @@ def test_a_gpu_multiplies_as_asked_and_the_callers_setting_is_kept(
     agent, replay = setup(dataclasses.replace(SMALL, precision=precision))
     record = EnsembleMLP._record
     monkeypatch.setattr(
-        EnsembleMLP, "_record", lambda *args: seen.append(matmul.fp32_precision) or record(*args)
+        EnsembleMLP,
+        "_record",
+        lambda *args, **how: seen.append(matmul.fp32_precision) or record(*args, **how),
     )
     kept = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if before == "tf32" else "highest")

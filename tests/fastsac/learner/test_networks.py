@@ -18,7 +18,7 @@ each_norm = pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "
 def fuses(request, monkeypatch):
     """Layers of a GPU's kind, whose kernels are their references here."""
     if request.param:
-        monkeypatch.setattr(networks, "_fuses", lambda x: not torch.is_grad_enabled())
+        monkeypatch.setattr(networks, "_fuses", lambda x: True)
 
 
 def network(members, sizes, dtype=torch.float64, layer_norm=False, seed=3):
@@ -67,6 +67,7 @@ def test_values_and_gradients_are_autograds(layer_norm, members, sizes, cuts, fu
 
     recorded, tape = mlp.record(*parts)
     close(recorded, want, "float64")
+    close(mlp.infer(*parts), want, "float64")
     into = [torch.full_like(p, torch.nan) for p in mlp.parameters()]
     tape.differentiate(by_output, into)
     for got, expected in zip(into, wanted[len(parts) :], strict=True):

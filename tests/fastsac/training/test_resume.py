@@ -60,7 +60,10 @@ def config(run_dir, setting=PLAIN, task="cartpole_balance", **changed):
 
 
 def settings_of(default):
-    """Runs a test on an uninterrupted run of one setting, and in test-all on one of each."""
+    """Runs a test on an uninterrupted run of one setting, and in test-all on one of each.
+
+    By default test_sigterm_loses_nothing has the whole setting, the others the plain one.
+    """
     marks = {name: () if name == default else pytest.mark.slow for name in SETTINGS}
     params = [pytest.param(name, marks=mark) for name, mark in marks.items()]
     return pytest.mark.parametrize("uninterrupted", params, indirect=True)
@@ -191,9 +194,6 @@ def test_a_sigint_that_the_parent_ignored_stays_ignored(sigint, tmp_path, monkey
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     words = "SIGINT stays ignored, as the process that started this one had it; "
     assert f"{words}kill {os.getpid()} ends the run with a checkpoint" in capsys.readouterr().err
-
-
-# The whole setting's state is gone on from in test_sigterm_loses_nothing.
 
 
 @settings_of("plain")
