@@ -129,6 +129,20 @@ def test_kill_9_restart_sigterm_and_resume_lose_nothing(uninterrupted, tmp_path)
     assert_same_end(run, uninterrupted)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_9_at_five_moments_loses_nothing(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    with train(run, 2, tmp_path / "log", torchrun=("--max-restarts", "5")) as torchrun:
+        for number, moment in enumerate((0, 180, 420, 660, 900)):
+            torchrun.wait_until(lambda moment=moment: step_of(run) >= moment)
+            os.kill(torchrun.pids()[number % 2], signal.SIGKILL)
+            resumed = lambda number=number: torchrun.text.count("going on at step") > number  # noqa: E731
+            torchrun.wait_until(resumed)
+        assert torchrun.wait() == 0, torchrun.text
+    assert_same_end(run, uninterrupted)
+
+
 KILLED = [pytest.param(1, 0, marks=pytest.mark.slow), (0, 1)]  # 1 is killed above too
 
 
