@@ -35,7 +35,7 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not gpu" $(ARGS)
 
-# The libraries that fastsac/adapters is for, in a venv of their own.
+# The libraries that fastsac/adapters is for, in a venv of their own; seven minutes.
 test-clients:
 	$(MAKE) VENV=.venv-clients .venv-clients/.clients
 	.venv-clients/bin/python -m pytest $(PARALLEL) tests/fastsac/adapters $(ARGS)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("stable_baselines3")
 
@@ -123,3 +124,13 @@ def test_the_pages_example_runs(example):
     names = example("Stable-Baselines3")
     assert names["model"].num_timesteps == 8_192 and names["env"].num_envs == 64
     names["env"].close()
+
+
+@pytest.mark.slow
+def test_ppo_learns_to_balance(vec, balances):
+    env = vec("cartpole_balance", 32)
+    model = stable_baselines3.PPO(
+        "MlpPolicy", env, n_steps=64, batch_size=256, n_epochs=5, learning_rate=1e-3, seed=0
+    )
+    model.learn(400_000)
+    balances(lambda obs: torch.from_numpy(model.predict(obs.numpy(), deterministic=True)[0]))

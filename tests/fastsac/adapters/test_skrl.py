@@ -10,6 +10,7 @@ from skrl.agents.torch.ppo import PPO
 from skrl.agents.torch.sac import SAC
 from skrl.memories.torch import RandomMemory
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
+from skrl.resources.preprocessors.torch import RunningStandardScaler
 from skrl.trainers.torch import SequentialTrainer
 
 import fastsac
@@ -166,3 +167,15 @@ def test_the_pages_example_runs(example):
     names = example("skrl", build=lambda env: ppo(env, rollouts=64))
     assert names["env"].num_envs == 64 and names["env"].reset()[0].shape == (64, 5)
     names["env"].close()
+
+
+@pytest.mark.slow
+def test_ppo_learns_to_balance(vec, balances):
+    env = vec("cartpole_balance", 64)
+    config = {"mini_batches": 16, "learning_epochs": 5, "learning_rate": 1e-3}
+    # Without it returns of 100 are learned in steps of at most value_clip, 0.2.
+    config |= {"value_preprocessor": RunningStandardScaler}
+    config |= {"value_preprocessor_kwargs": {"size": 1, "device": env.device}}
+    agent = ppo(env, rollouts=64, **config)
+    train(env, agent, 16_000)
+    balances(lambda obs: agent.policy.net(obs))

@@ -6,12 +6,14 @@ from torch import nn
 
 pytest.importorskip("torchrl")
 
+from tensordict import TensorDict
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import RewardSum, StepCounter, TransformedEnv, check_env_specs
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
-from torchrl.objectives import SACLoss, SoftUpdate
+from torchrl.objectives import ClipPPOLoss, SACLoss, SoftUpdate
+from torchrl.objectives.value import GAE
 
 import fastsac
 from fastsac.adapters.torchrl import Env
@@ -136,3 +138,28 @@ def test_the_pages_example_runs(example):
     names = example("TorchRL")
     assert names["batch"]["next", "reward"].shape == (64, 16, 1)
     names["env"].close(raise_if_closed=False)
+
+
+@pytest.mark.slow
+def test_ppo_learns_to_balance(vec, balances):
+    env = vec("cartpole_balance", 64)
+    torch.manual_seed(0)
+    actor, critic = policy(env), ValueOperator(_mlp(5, 1), ["observation"])
+    advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic, average_gae=True)
+    loss = ClipPPOLoss(actor, critic, entropy_bonus=False)
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-3)
+    collector = Collector(env, actor, frames_per_batch=64 * 64, total_frames=64 * 19_200)
+    for batch in collector:
+        with torch.no_grad():
+            advantage(batch)
+        rows = batch.reshape(-1)
+        for _ in range(5):
+            for part in rows[torch.randperm(len(rows))].split(256):
+                losses = loss(part)
+                (losses["loss_objective"] + losses["loss_critic"]).backward()
+                nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
+                optimizer.step()
+                optimizer.zero_grad()
+    collector.shutdown(close_env=False)
+    mean = actor[0]
+    balances(lambda obs: mean(TensorDict({"observation": obs}, [len(obs)]))["loc"].tanh())
