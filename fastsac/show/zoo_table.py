@@ -3,10 +3,12 @@
 import hashlib
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fastsac.errors import RunError
+from fastsac.learner.policy import Policy
 from fastsac.parser import Parser
 from fastsac.runs import checkpoint_file, small_policy, zoo
 from fastsac.runs.atomic_write import write_atomically
@@ -23,7 +25,7 @@ _MACHINE = ("cpu", "cores", "gpu")
 def main(args: list[str]) -> None:
     """Runs ``fastsac zoo``."""
     parser = Parser(prog="fastsac zoo", description="Lists the policies that come with fastsac.")
-    help = "instead put a run's best.pt into it, with its return over 10 episodes of dm_control"
+    help = "instead put a run's best or last policy into it, the better over 10 episodes"
     parser.add_argument("--add", metavar="RUN", help=help)
     parsed = parser.parse_args(args)
     print_zoo() if parsed.add is None else add_to_zoo(Path(parsed.add))
@@ -57,7 +59,9 @@ def _cells(task: str, about: dict[str, Any]) -> tuple[str, ...]:
 
 
 def add_to_zoo(run: Path) -> None:
-    """Puts the best evaluated policy of a run into the zoo, in place of its task's.
+    """Puts the better of a run's best evaluated and last policies into the zoo, for its task's.
+
+    Better over ten episodes of dm_control: what best.pt was chosen by may be luck.
 
     Args:
         run: its directory, with best.pt.
@@ -65,11 +69,14 @@ def add_to_zoo(run: Path) -> None:
     Raises:
         UserError: the run has no such policy, or the zoo cannot be written.
     """
-    best = run / checkpoint_file.BEST
-    policy, counters = load_policy(best), checkpoint_file.load(best)["counters"]
+    policies, found = list(_policies(run)), []
     config, recorded = read_config(run), read_machine(run)
-    content, task = small_policy.encode(policy), short_name(policy.task)
-    small = evaluate(small_policy.decode(content), policy.task, _EPISODES, EVAL_SEED)
+    for policy, counters in policies:
+        content = small_policy.encode(policy)
+        small = evaluate(small_policy.decode(content), policy.task, _EPISODES, EVAL_SEED)
+        found.append((small.mean, policy, counters, content, small))
+    _, policy, counters, content, small = max(found, key=lambda one: one[0])
+    task = short_name(policy.task)
     before = _final_return(run, counters["step"])
     if before is None:
         before = evaluate(policy, policy.task, _EPISODES, EVAL_SEED).mean
@@ -102,6 +109,15 @@ def add_to_zoo(run: Path) -> None:
     except OSError as error:
         raise RunError(str(error)) from error
     print(f"zoo:{task}: {small.mean:.1f} +- {small.std:.1f}, {before:.1f} before its rounding")
+
+
+def _policies(run: Path) -> Iterator[tuple[Policy, dict[str, Any]]]:
+    """Yields a run's best and, of a run that has ended, last policy, each with its counters."""
+    best = run / checkpoint_file.BEST
+    yield load_policy(best), checkpoint_file.load(best)["counters"]
+    result, files = read_result(run), checkpoint_file.files_of(run)
+    if result and files and int(files[0].stem) == result["steps"]:
+        yield load_policy(files[0]), result | {"step": result["steps"]}
 
 
 def _final_return(run: Path, step: int) -> float | None:

@@ -5,6 +5,7 @@ import json
 import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ def test_the_table_has_each_policy(capsys):
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["policy", "return"]
     assert [line.split()[0] for line in lines] == [f"zoo:{task}" for task in INDEX]
-    assert all("H200" in line for line in lines)
+    machines = [about["machine"]["gpu"] or about["machine"]["cpu"] for about in INDEX.values()]
+    assert all(machine in line for machine, line in zip(machines, lines, strict=True))
 
 
 def test_a_run_is_added(copy, tmp_path, capsys, monkeypatch):
@@ -155,3 +157,23 @@ def test_a_run_is_added(copy, tmp_path, capsys, monkeypatch):
     assert again.mean == about["return"]
     assert main(["zoo", "--add", str(tmp_path)]) == 2
     assert f"there is no checkpoint {tmp_path}/best.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("better", ["best", "last"])
+def test_the_better_of_the_best_and_the_last_is_added(better, copy, tmp_path, monkeypatch):
+    run = train_tiny(tmp_path / "run")
+    (_, best), (last, at_end) = zoo_table._policies(run)
+    assert at_end["step"] == 300 and best["step"] <= 300
+    agent = fastsac.SAC(5, 1, fastsac.SACConfig(hidden_sizes=(16, 16)), seed=9)
+    other = fastsac.Policy.snapshot(agent, "cartpole_balance")
+    two = [(other, best | {"step": 150}), (last, at_end)]
+    monkeypatch.setattr(zoo_table, "_policies", lambda run: two)
+    means = iter([2.0, 1.0] if better == "best" else [1.0, 2.0])
+    found = lambda *_: SimpleNamespace(mean=next(means, 0.0), std=0.0, backend="dm_control")  # noqa: E731
+    monkeypatch.setattr(zoo_table, "evaluate", found)
+    zoo_table.add_to_zoo(run)
+    about = zoo.read_index()["cartpole_balance"]
+    assert about["return"] == 2.0 and about["steps"] == (150 if better == "best" else 300)
+    obs = np.ones((3, 5), np.float32)
+    theirs = (other if better == "best" else last)(obs)
+    np.testing.assert_allclose(fastsac.load_policy("zoo:cartpole_balance")(obs), theirs, atol=1e-3)
