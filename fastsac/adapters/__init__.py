@@ -3,3 +3,15 @@
 A world whose physics diverged ends its episode without a last observation, so every adapter hands
 it out as terminated: nothing bootstraps from the zeros that stand in its place.
 """
+
+from typing import Any
+
+import torch
+
+
+def ends(
+    terminated: torch.Tensor, truncated: torch.Tensor, info: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns terminated and truncated (B,), diverged worlds among the first alone."""
+    invalid = info["invalid"]
+    return terminated | invalid, truncated & ~invalid

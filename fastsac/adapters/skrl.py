@@ -6,6 +6,7 @@ import gymnasium
 import torch
 from skrl.envs.wrappers.torch import Wrapper
 
+from fastsac.adapters import ends
 from fastsac.envs import make
 
 Agent = TypeVar("Agent")
@@ -56,10 +57,9 @@ class Env(Wrapper):
             obs (B, obs_dim), reward, terminated and truncated (B, 1), and infos.
         """
         obs, reward, terminated, truncated, infos = self._env.step(actions)
-        invalid = infos["invalid"]
-        flags = terminated | invalid, truncated & ~invalid
+        terminated, truncated = ends(terminated, truncated, infos)
         self._last = obs, infos
-        return obs, reward[:, None], flags[0][:, None], flags[1][:, None], infos
+        return obs, reward[:, None], terminated[:, None], truncated[:, None], infos
 
     def state(self) -> None:
         """There is none besides the observation."""

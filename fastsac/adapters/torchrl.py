@@ -7,6 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from fastsac.adapters import ends
 from fastsac.envs import make
 
 
@@ -53,13 +54,13 @@ class Env(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         obs, reward, terminated, truncated, info = self.env.step(tensordict["action"])
-        invalid = info["invalid"]
+        terminated, truncated = ends(terminated, truncated, info)
         return self._dict(
             observation=obs,
             reward=reward[:, None],
             done=info["_final_obs"][:, None],
-            terminated=(terminated | invalid)[:, None],
-            truncated=(truncated & ~invalid)[:, None],
+            terminated=terminated[:, None],
+            truncated=truncated[:, None],
         )
 
     def _set_seed(self, seed: int | None) -> None:
