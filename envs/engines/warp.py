@@ -29,6 +29,7 @@ from fastsac.envs.devices import jax_device, torch_device
 from fastsac.envs.dlpack import to_jax, to_torch
 from fastsac.envs.engines import Step
 from fastsac.envs.engines.native import NativeEngine
+from fastsac.envs.engines.packing import Packing
 from fastsac.envs.engines.pool import SLAB, StatePool, pool_size
 from fastsac.envs.engines.precision import in_float32
 from fastsac.envs.engines.warp_physics import WarpPhysics
@@ -75,6 +76,10 @@ class WarpEngine:
         fields, model_fields = read_fields(suite)
         self._read_model_fields = sorted(model_fields)
         self.physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
+        self._step_memory, self._state_memory = self._layouts()
+        self._views = {k: to_jax(v) for k, v in self.physics.views.items()}
+        copied = [k for k, v in self.physics.views.items() if not _shares(self._views[k], v)]
+        self._reread = {"qpos", *copied}
         self._launch: Callable[[], None] | None = None
         self._clocks: jax.Array  # (B,) int32
         # (B, obs_dim), those of the last step: until the next one derived fields of worlds that
@@ -123,7 +128,7 @@ class WarpEngine:
             began = self._anew(where, self._obs, fields, clocks, pool, filled, self._taken)
             self._obs, state, self._clocks, self._taken = began
             copy = to_torch(self._obs).clone()
-            self.physics.write({k: to_torch(v) for k, v in state.items()})
+            self.physics.write(self._state_memory.unpack(state))
         self._wait()
         return copy
 
@@ -236,19 +241,31 @@ class WarpEngine:
         self._pool.renew(lambda: int(self._taken))
         fields, pool, filled = self._read(), self._pool.rows, self._pool.filled
         results = self._finish(fields, self._clocks, pool, filled, self._taken)
-        step, state, self._clocks, self._taken = results
-        copies = Step(*(to_torch(x).clone() for x in step))
-        self._obs = step[0]
+        step, state, self._obs, self._clocks, self._taken = results
+        copies = Step(**{k: v.clone() for k, v in self._step_memory.unpack(step).items()})
         if self.autoreset:
-            self.physics.write({k: to_torch(v) for k, v in state.items()})
+            self.physics.write(self._state_memory.unpack(state))
         # Until the next export has put XLA's stream behind the copies: only then may XLA have this
         # memory again.
         self._lent = (step, state)
         return copies
 
     def _read(self) -> dict[str, jax.Array]:
-        """Returns jax's views of Warp's arrays."""
-        return {k: to_jax(v) for k, v in self.physics.views.items()}
+        """Returns jax's views of Warp's arrays.
+
+        They were made once, as each costs the host some 100 us, and one is made anew: a function
+        that takes it waits for what torch's stream held then, and so for what wrote all of them.
+        """
+        return self._views | {k: to_jax(self.physics.views[k]) for k in self._reread}
+
+    def _layouts(self) -> tuple[Packing, Packing]:
+        """Returns where the arrays of a Step lie that jax hands to torch, and of new states."""
+        count, views = self._num_envs, self.physics.views
+        obs, reward = ((count, self.obs_dim), torch.float32), ((count,), torch.float32)
+        flag, fault = ((count,), torch.bool), ((count,), torch.uint8)
+        state = {k: (tuple(views[k].shape), views[k].dtype) for k in self.physics.reset_fields}
+        step = (obs, obs, reward, flag, flag, fault, flag)
+        return Packing(dict(zip(Step._fields, step, strict=True))), Packing(state)
 
     def _finished(
         self,
@@ -258,7 +275,7 @@ class WarpEngine:
         filled: jax.Array,
         taken: jax.Array,
     ) -> Any:
-        """Returns the arrays of a Step, what the worlds go on from, clocks and rows taken."""
+        """Returns a Step and what the worlds go on from, packed, obs, clocks and rows taken."""
         task, model, of_model = self.suite.task, self.suite.model, self.physics.model_fields
         data = {k: v for k, v in fields.items() if k not in of_model}
         rows = {k: fields[k] for k in self._read_model_fields}
@@ -266,13 +283,14 @@ class WarpEngine:
             data, rows
         )
         clocks, obs = clocks + 1, result.obs
-        state: dict[str, jax.Array] = {}
+        state: list[jax.Array] = []
         terminated, truncated, done = endings(result, clocks, self.suite.max_episode_steps)
         if self.autoreset:
             began = self._begun_anew(done, obs, fields, clocks, pool, filled, taken)
             obs, state, clocks, taken = began
         step = (obs, result.obs, result.reward, terminated, truncated, result.fault, done)
-        return step, state, clocks, taken
+        packed = self._step_memory.pack(dict(zip(Step._fields, step, strict=True)))
+        return packed, state, obs, clocks, taken
 
     def _begun_anew(
         self,
@@ -284,14 +302,14 @@ class WarpEngine:
         filled: jax.Array,
         taken: jax.Array,
     ) -> Any:
-        """Returns obs, what the worlds go on from, clocks and rows taken after some began anew."""
+        """Returns obs, states to go on from, packed, clocks and rows taken, as some began anew."""
         index = (taken + jnp.cumsum(where, dtype=jnp.int32) - 1) % filled
 
         def anew(name: str, old: jax.Array) -> jax.Array:
             rows = where.reshape(-1, *[1] * (old.ndim - 1))
             return jnp.where(rows, pool[name][index].reshape(old.shape), old)
 
-        state = {k: anew(k, fields[k]) for k in self.physics.reset_fields}
+        state = self._state_memory.pack({k: anew(k, fields[k]) for k in self.physics.reset_fields})
         taken = taken + where.sum(dtype=jnp.int32)
         return anew("obs", obs), state, jnp.where(where, 0, clocks), taken
 
@@ -315,3 +333,8 @@ class WarpEngine:
         model = self.suite.model
         values = {k: field(model, k) for k in self.suite.model_fields}
         return {k: np.broadcast_to(v, (count, *v.shape)) for k, v in values.items()}
+
+
+def _shares(array: jax.Array, tensor: torch.Tensor) -> bool:
+    """Whether a jax array is a view of a tensor: on a CPU jax copies what is not aligned."""
+    return not tensor.numel() or array.unsafe_buffer_pointer() == tensor.data_ptr()
