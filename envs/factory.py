@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
+from fastsac.envs.arguments import integer
 from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.devices import (
     EngineUnavailable,
@@ -23,14 +25,14 @@ from fastsac.envs.devices import (
 )
 from fastsac.envs.engines import Engine
 from fastsac.envs.engines.native import NativeEngine, world_bytes
+from fastsac.envs.engines.pictured import Pictured
 from fastsac.envs.engines.repeated import Repeated
 from fastsac.envs.engines.stacked import Stacked
 from fastsac.envs.engines.world_models import velocity_acts
 from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find
-from fastsac.envs.reset_arguments import integer
-from fastsac.envs.suite import Suite, load_suite
+from fastsac.envs.suite import ENDLESS, Suite, load_suite
 from fastsac.envs.vector_env import VectorEnv
 
 ENGINES = ("auto", "native", "warp", "mjx")
@@ -50,6 +52,9 @@ def make(
     reward_fn: Callable[[Physics], Any] | None = None,
     action_repeat: int = 1,
     frame_stack: int = 1,
+    flatten: bool = True,
+    time_limit: float | None = None,
+    pixels: tuple[int, int] | None = None,
 ) -> VectorEnv:
     """Returns num_envs worlds of a Control Suite task as one batched environment.
 
@@ -83,6 +88,13 @@ def make(
             1 each step waits for the device.
         frame_stack: how many of an episode's last observations make up one, flat, the oldest first;
             an episode begins with its first observation in every place.
+        flatten: False hands observations out as a dict, dm_control's names -> (B, ...) float32, or
+            (B, frame_stack, ...).
+        time_limit: seconds of simulated time until an episode is truncated, inf never; None is the
+            task's own.
+        pixels: height and width of pictures that take the place of observations, (B, height, width,
+            3) uint8 from dm_control's camera 0, or (B, frame_stack, ...). Processes render them,
+            one a core, and each step waits for them.
 
     Raises:
         UnknownTask: no such task.
@@ -99,6 +111,7 @@ def make(
     num_envs, seed = integer("num_envs", num_envs, 1), integer("seed", seed, 0)
     repeat = integer("action_repeat", action_repeat, 1)
     frames = integer("frame_stack", frame_stack, 1)
+    size = None if pixels is None else _size(pixels)
     if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     for name, value, known in (("solver", solver, SOLVERS), ("array", array, tuple(ARRAYS))):
@@ -112,6 +125,8 @@ def make(
     if warning:
         logging.getLogger("fastsac").warning(warning)
     suite = load_suite(entry, randomize)
+    if time_limit is not None:
+        suite = dataclasses.replace(suite, max_episode_steps=_steps(time_limit, suite))
     # What of a user's model or randomisation an engine cannot hold shows when it is built.
     engines = [*_on_gpu(entry), "native"] if engine == "auto" and chosen != "native" else [chosen]
     for name in engines:
@@ -131,10 +146,21 @@ def make(
     require_one_gpu(built.device, target, current)
     # Each does what an engine does, by way of the one within it where it changes nothing.
     built = cast(Engine, Repeated(built, repeat)) if repeat > 1 else built
+    built = cast(Engine, Pictured(built, num_envs, *size)) if size else built
     built = cast(Engine, Stacked(built, frames)) if frames > 1 else built
-    env = VectorEnv(built, num_envs, target, seed, array, mode)
-    of_task = solver, randomize, array, autoreset_mode, reward_fn, repeat, frames
-    env.remake = partial(make, task, num_envs, engine, given, seed, *of_task)
+    env = VectorEnv(built, num_envs, target, seed, array, mode, flatten)
+    of_task = (
+        solver,
+        randomize,
+        array,
+        autoreset_mode,
+        reward_fn,
+        repeat,
+        frames,
+        flatten,
+        time_limit,
+    )
+    env.remake = partial(make, task, num_envs, engine, given, seed, *of_task, size)
     return env
 
 
@@ -142,6 +168,20 @@ def _function(name: str, given: Any) -> Any:
     if not callable(given):
         raise ValueError(f"{name} must be a function, got {type(given).__name__}")
     return given
+
+
+def _size(pixels: Any) -> tuple[int, int]:
+    if not (isinstance(pixels, list | tuple) and len(pixels) == 2):
+        raise ValueError(f"pixels are a height and a width, got {pixels!r}")
+    return integer("the height of pixels", pixels[0], 1), integer("their width", pixels[1], 1)
+
+
+def _steps(time_limit: Any, suite: Suite) -> int:
+    is_number = isinstance(time_limit, int | float) and not isinstance(time_limit, bool)
+    if not (is_number and time_limit > 0):  # nor is NaN
+        raise ValueError(f"time_limit must be positive, got {time_limit!r}")
+    steps = time_limit / suite.control_timestep
+    return math.ceil(steps) if steps < ENDLESS else ENDLESS
 
 
 def _mode(given: Any) -> AutoresetMode:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from fastsac.envs.arguments import integer
 from fastsac.envs.factory import make
-from fastsac.envs.reset_arguments import integer
 from fastsac.envs.vector_env import VectorEnv
 
 _RENDER_MODES = (None, "rgb_array")
@@ -54,7 +54,8 @@ class GymnasiumVectorEnv(VectorEnv):
         first = _drawn_seed() if seed is None else seed
         env = make(task, num_envs, seed=first, array="numpy", **of_make)
         mode, env.closed = env.autoreset_mode, True  # its engine goes over to this one
-        super().__init__(env.engine, env.num_envs, env.device, first, "numpy", mode)
+        of_env = env.engine, env.num_envs, env.device
+        super().__init__(*of_env, first, "numpy", mode, env.flatten)
         self.remake = remake
         self._clocks = np.zeros(env.num_envs, np.int64)
         self._returns = np.zeros(env.num_envs)
@@ -95,7 +96,7 @@ class GymnasiumVectorEnv(VectorEnv):
         if self.autoreset_mode is AutoresetMode.SAME_STEP and done.any():
             final_obs = np.full(self.num_envs, None, object)
             for world in np.flatnonzero(done):
-                final_obs[world] = np.array(step.final_obs[world])
+                final_obs[world] = self._observed(np.array(step.final_obs[world]))
             episode = {"r": self._returns.copy(), "l": ages}
             last = {"clocks": ages.copy(), "invalid": step.invalid.copy()}
             last["episode"] = _masked(episode, done)
@@ -145,7 +146,7 @@ class GymnasiumEnv(gymnasium.Env):
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Starts an episode.
 
         Args:
@@ -154,7 +155,7 @@ class GymnasiumEnv(gymnasium.Env):
             options: there are none.
 
         Returns:
-            obs (obs_dim,) float32 and info.
+            obs (obs_dim,) float32, or with flatten=False a dict of its parts, and info.
         """
         if options:
             raise ValueError(f"unknown reset option {next(iter(options))!r}; there are none")
@@ -164,16 +165,16 @@ class GymnasiumEnv(gymnasium.Env):
             seed = int(self.np_random.integers(2**31))
         self._started = True
         mask = None if seed is not None else {"reset_mask": np.ones(1, bool)}
-        return self._worlds.reset(seed=seed, options=mask)[0][0], {"invalid": False}
+        return _first(self._worlds.reset(seed=seed, options=mask)[0]), {"invalid": False}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Steps by one control step.
 
         Args:
             action: (A,) of any real type, rounded to float32.
 
         Returns:
-            obs (obs_dim,) float32, reward, terminated, truncated and info.
+            obs as of reset, reward, terminated, truncated and info.
 
         Raises:
             TypeError, ValueError: an action that is none.
@@ -181,7 +182,7 @@ class GymnasiumEnv(gymnasium.Env):
         """
         obs, reward, terminated, truncated, info = self._worlds.step(np.asarray(action)[None])
         flags = bool(terminated[0]), bool(truncated[0])
-        return obs[0], float(reward[0]), *flags, {"invalid": bool(info["invalid"][0])}
+        return _first(obs), float(reward[0]), *flags, {"invalid": bool(info["invalid"][0])}
 
     def render(self) -> Any:
         """Returns a picture (height, width, 3) uint8 from dm_control's camera 0.
@@ -204,6 +205,10 @@ def _checked(render_mode: str | None, width: int, height: int) -> tuple[Any, tup
     if render_mode not in _RENDER_MODES:
         raise ValueError(f"unknown render_mode {render_mode!r}; there are None and 'rgb_array'")
     return render_mode, (integer("width", width, 1), integer("height", height, 1))
+
+
+def _first(obs: Any) -> Any:
+    return {k: v[0] for k, v in obs.items()} if isinstance(obs, dict) else obs[0]
 
 
 def _drawn_seed() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.envs.drawing import Drawer, answer
+from fastsac.envs.helper_process import HelperProcess, answer
 from fastsac.envs.model_fields import field, write_field
 from fastsac.envs.registry import UnknownTask, find
 from fastsac.envs.suite import SENSORS, Suite, load, load_suite
@@ -51,7 +51,7 @@ class InitialStates:
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="initial-states")
         self._threads, self._rows_a_step = threads, rows_a_step
         self._in_processes = False
-        self._drawers: list[Drawer] = []
+        self._drawers: list[HelperProcess] = []
         self._ahead: collections.deque[Future[list[Rows]]] = collections.deque()
         self._drawn: collections.deque[Rows] = collections.deque()
         self.begin(seed, start)
@@ -128,7 +128,10 @@ class InitialStates:
         seed = self._seed
         if self._in_processes:
             try:
-                return self._process().rows(seed, job)
+                process = self._process()
+                process.send(seed, job)
+                drawn: list[Rows] = process.receive()
+                return drawn
             except (EOFError, OSError) as error:
                 if self._in_processes:  # of several threads one says it
                     self._in_processes, self._rows_a_step = False, 0.0
@@ -145,11 +148,12 @@ class InitialStates:
             self._in_processes = self._is_found_by_name()
         return rows
 
-    def _process(self) -> Drawer:
+    def _process(self) -> HelperProcess:
         """Returns the thread's process, which it starts once."""
         if not hasattr(self._of_thread, "drawer"):
-            self._of_thread.drawer = Drawer(__name__, self.suite.task.full_name)
+            self._of_thread.drawer = HelperProcess(__name__)
             self._drawers.append(self._of_thread.drawer)
+            self._of_thread.drawer.send(self.suite.task.full_name)
         return self._of_thread.drawer
 
     def _is_found_by_name(self) -> bool:
@@ -185,10 +189,14 @@ class InitialStates:
         return row | {k: np.array(field(model, k), np.float64) for k in self.suite.model_fields}
 
 
-def serve(task: str) -> None:
-    """Draws a task's rows for a Drawer of another process, until that goes."""
-    source = InitialStates(load_suite(find(task)), 0)
-    answer(lambda seed, job: [source.row(seed, index) for index in job])
+def serve() -> None:
+    """Draws a task's rows for a HelperProcess, until that goes."""
+
+    def begin(task: str) -> Any:
+        source = InitialStates(load_suite(find(task)), 0)
+        return lambda seed, job: [source.row(seed, index) for index in job]
+
+    answer(begin)
 
 
 def _seed_sequence(seed: int, index: int, use: int) -> np.random.SeedSequence:

@@ -1,20 +1,27 @@
 """Pictures of the worlds, as dm_control draws them."""
 
+import copy
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
+from dm_control.mujoco import Physics
+from dm_control.mujoco.wrapper import MjModel
 
+from fastsac.envs.helper_process import HelperProcess, answer
 from fastsac.envs.initial_states import Rows
 from fastsac.envs.model_fields import write_field
-from fastsac.envs.suite import Suite, load
+from fastsac.envs.suite import Suite
 
 
 class Camera:
     """Looks at worlds through the model's first camera, or MuJoCo's free one where it has none.
 
     Args:
-        suite: the task.
+        model: of all worlds.
+        fields: the names of its arrays and options that are per world.
         width: of a picture, pixels.
         height: of a picture, pixels.
 
@@ -22,17 +29,13 @@ class Camera:
         RuntimeError: there is no OpenGL here.
     """
 
-    def __init__(self, suite: Suite, width: int, height: int):
-        self._width, self._height = width, height
-        env = load(suite.task, 0)
-        env.reset()  # which sizes reacher's target
-        self._physics: Any = env.physics
-        model = self._physics.model
+    def __init__(self, model: mujoco.MjModel, fields: Sequence[str], width: int, height: int):
+        self._width, self._height, self._of_model = width, height, fields
         self._number = 0 if model.ncam else -1
+        model = copy.copy(model)
         # Nothing larger than this can be rendered.
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        self._of_model = suite.model_fields
-        del type(self._physics).contexts  # which `load` hides
+        self._physics: Any = Physics.from_model(MjModel(model))
         try:
             assert self._physics.contexts  # made at this access
         except Exception as error:  # each backend has its own
@@ -74,3 +77,50 @@ class Camera:
         contexts = self._physics.contexts
         with contexts.gl.make_current() as context:
             context.call(mujoco.mjr_uploadHField, self._physics.model.ptr, contexts.mujoco.ptr, 0)
+
+
+class Cameras:
+    """Looks at many worlds, with a process a core.
+
+    Args:
+        suite: the task.
+        num_envs: the number of worlds.
+        height: of a picture, pixels.
+        width: of a picture, pixels.
+    """
+
+    def __init__(self, suite: Suite, num_envs: int, height: int, width: int):
+        count = min(num_envs, len(os.sched_getaffinity(0)))
+        self._helpers = [HelperProcess(__name__) for _ in range(count)]
+        for helper in self._helpers:
+            helper.send(suite.model, suite.model_fields, width, height)
+
+    def frames(self, state: Rows) -> np.ndarray:
+        """Returns the pictures (n, height, width, 3) uint8 of n worlds.
+
+        Raises:
+            RuntimeError: there is no OpenGL here, or a process has ended.
+        """
+        worlds = np.array_split(np.arange(len(state["qpos"])), len(self._helpers))
+        asked = [(h, rows) for h, rows in zip(self._helpers, worlds, strict=True) if rows.size]
+        try:
+            for helper, rows in asked:
+                helper.send({k: v[rows] for k, v in state.items()})
+            return np.concatenate([helper.receive() for helper, _ in asked])
+        except (EOFError, OSError) as error:
+            raise RuntimeError("a process that rendered has ended") from error
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for helper in self._helpers:
+            helper.close()
+
+
+def serve() -> None:
+    """Renders for a HelperProcess, until that goes."""
+
+    def begin(*of_camera: Any) -> Callable[[Rows], np.ndarray]:
+        camera = Camera(*of_camera)
+        return lambda state: np.stack(camera.frames(state))
+
+    answer(begin)

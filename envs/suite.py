@@ -99,6 +99,7 @@ class Suite:
         action_high: (A,) float64, the control that an action of 1 stands for.
         randomization: the user's draws of model fields.
         frames: how many observations, the oldest first, make up one that is handed out.
+        dtype: of an observation's numbers; uint8 of pictures.
     """
 
     task: Task
@@ -110,6 +111,7 @@ class Suite:
     action_high: np.ndarray
     randomization: Randomization = NONE
     frames: int = 1
+    dtype: type[np.float32] | type[np.uint8] = np.float32
 
     def control(self, action: Any) -> Any:
         """Maps actions (..., A) in [-1, 1], numpy or jax, to the actuators' ranges."""
@@ -138,6 +140,11 @@ class Suite:
         """What ``split`` gives of one world: the parts' shapes, behind the frames' if stacked."""
         frames = (self.frames,) if self.frames > 1 else ()
         return {name: (*frames, *shape) for name, shape in self.parts.items()}
+
+    @property
+    def are_pictures(self) -> bool:
+        """Whether observations are pictures, uint8 (height, width, 3)."""
+        return self.dtype is np.uint8
 
     def split(self, obs: Any) -> dict[str, Any]:
         """Returns the parts of observations (..., obs_dim), numpy, torch or jax; see ``shapes``."""

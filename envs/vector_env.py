@@ -10,12 +10,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from fastsac.envs.arguments import checked_options, checked_rows, checked_seeds, is_list
 from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.autoreset import EndedWorlds
 from fastsac.envs.devices import ENVIRONMENTS
 from fastsac.envs.engines import Engine, Step
 from fastsac.envs.rendering import Camera
-from fastsac.envs.reset_arguments import checked_options, checked_seeds, is_list
+from fastsac.envs.spaces import observation_space, observed
 from fastsac.forks import use
 
 # Tensors, or what ``make(..., array=)`` names instead.
@@ -35,7 +36,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     Observations and rewards are torch.float32 on ``device``, actions torch.float32 in [-1, 1],
     which dm_control's action_spec is mapped to. Made with ``array="numpy"`` or ``"jax"`` it hands
     out these arrays instead of tensors, of the same types, and takes actions of any real type,
-    which it rounds to float32.
+    which it rounds to float32. Made with ``flatten=False`` an observation is a dict of dm_control's
+    parts, each (B, ...), everywhere; made with ``pixels`` a picture, (B, height, width, 3) uint8.
 
     A world whose episode ends is reset within the same step (AutoresetMode.SAME_STEP): ``obs`` is
     then the first observation of the next episode and ``info["final_obs"]`` the last of the old
@@ -68,7 +70,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         seed: int,
         array: str = "torch",
         autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP,
+        flatten: bool = True,
     ):
+        self.flatten = flatten
         self.metadata = {
             "autoreset_mode": autoreset_mode,
             "render_modes": ["rgb_array"],
@@ -91,9 +95,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._state = "new"  # then "ready" and, between send and recv, "sent"; at last "closed"
         self.obs_dim, self.action_dim = engine.obs_dim, engine.suite.action_dim
         self.max_episode_steps = engine.suite.max_episode_steps
-        self.single_observation_space = gymnasium.spaces.Box(
-            -np.inf, np.inf, (self.obs_dim,), np.float32
-        )
+        self.single_observation_space = observation_space(engine.suite, flatten)
         self.single_action_space = gymnasium.spaces.Box(-1, 1, (self.action_dim,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -188,7 +190,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if self._hand_out:
             step = Step(*map(self._hand_out, step))
         self._state = "ready"
-        return step.obs, step.reward, step.terminated, step.truncated, self._info(step)
+        obs = self._observed(step.obs)
+        return obs, step.reward, step.terminated, step.truncated, self._info(step)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Returns a picture of each world, (height, width, 3) uint8, from dm_control's camera 0.
@@ -202,7 +205,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             return None
         self._require_ready()
         if self._camera is None:
-            self._camera = Camera(self.suite, *self.frame_size)
+            suite = self.suite
+            self._camera = Camera(suite.model, suite.model_fields, *self.frame_size)
         return self._camera.frames({k: v.cpu().numpy() for k, v in self.engine.get_state().items()})
 
     @property
@@ -241,24 +245,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 was changed.
         """
         self._require_ready()
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a dict of arrays, got {type(state).__name__}")
         shapes = {k: tuple(v.shape) for k, v in self.engine.get_state().items()}
-        rows = {}
-        for name, value in state.items():
-            if name not in shapes:
-                raise ValueError(f"unknown state field {name!r}; there are {', '.join(shapes)}")
-            array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-            array = np.asarray(array)
-            if array.dtype.kind not in "fiu":
-                raise TypeError(f"{name} must hold real numbers, got {array.dtype}")
-            rows[name] = array.astype(np.float64)
-            if rows[name].shape != shapes[name]:
-                raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
-        obs = self.engine.set_state(rows)
+        obs = self.engine.set_state(checked_rows(state, shapes))
         if self._ended:
             self._ended.put(obs)
-        return self._handed_out(obs)
+        return self._observed(self._handed_out(obs))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a later process goes on from: tensors on the CPU, and numbers.
@@ -316,16 +307,21 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """Returns what reset does, after episodes began in some worlds."""
         if self._ended:
             obs = self._ended.begun(which, obs)
-        return self._handed_out(obs), {"clocks": self._handed_out(self.engine.clocks())}
+        info = {"clocks": self._handed_out(self.engine.clocks())}
+        return self._observed(self._handed_out(obs)), info
 
     def _info(self, step: Step) -> dict[str, Array]:
         """Returns the info of a step, whose arrays are the user's already."""
         return {
-            "final_obs": step.final_obs,
+            "final_obs": self._observed(step.final_obs),
             "_final_obs": step.done,
             "invalid": step.invalid,
             "fault": step.fault,
         }
+
+    def _observed(self, obs: Array) -> Any:
+        """Returns observations (..., obs_dim), the user's arrays already, as they are asked for."""
+        return observed(self.suite, self.flatten, obs)
 
     def _handed_out(self, tensor: torch.Tensor) -> Array:
         return self._hand_out(tensor) if self._hand_out else tensor

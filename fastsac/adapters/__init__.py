@@ -15,3 +15,10 @@ def ends(
     """Returns terminated and truncated (B,), diverged worlds among the first alone."""
     invalid = info["invalid"]
     return terminated | invalid, truncated & ~invalid
+
+
+def require_flat(of_make: dict[str, Any], *names: str) -> None:
+    """Raises ValueError where arguments of ``fastsac.make``, one of names, ask for other obs."""
+    for name in names:
+        if name in of_make:
+            raise ValueError(f"this adapter hands out flat observations: no {name}")

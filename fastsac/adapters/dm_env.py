@@ -16,15 +16,15 @@ class Environment(dm_env.Environment):
 
     Args:
         task: as in ``fastsac.make``.
-        of_make: other arguments of ``fastsac.make``, such as engine and seed; without a seed the
-            episodes differ from run to run, as those of ``suite.load`` do.
+        of_make: other arguments of ``fastsac.make``, such as engine, pixels, seed; without a seed
+            the episodes differ from run to run, as those of ``suite.load`` do.
 
     Raises:
         ValueError: as ``fastsac.make``.
     """
 
     def __init__(self, task: str, **of_make: Any):
-        self._env = GymnasiumEnv(task, **of_make)
+        self._env = GymnasiumEnv(task, **of_make | {"flatten": False})
         self._suite = self._env.suite
         self._ended = True
 
@@ -32,7 +32,7 @@ class Environment(dm_env.Environment):
         """Starts an episode."""
         obs, _ = self._env.reset()
         self._ended = False
-        return dm_env.restart(self._suite.split(obs))
+        return dm_env.restart(obs)
 
     def step(self, action: Any) -> dm_env.TimeStep:
         """Steps by one control step; after the last one, or before the first, as ``reset``.
@@ -49,11 +49,11 @@ class Environment(dm_env.Environment):
         self._ended = terminated or truncated
         kind = dm_env.StepType.LAST if self._ended else dm_env.StepType.MID
         discount = 0.0 if terminated or info["invalid"] else 1.0
-        return dm_env.TimeStep(kind, reward, discount, self._suite.split(obs))
+        return dm_env.TimeStep(kind, reward, discount, obs)
 
     def observation_spec(self) -> dict[str, specs.Array]:
         """Returns the specs by dm_control's names."""
-        return {k: specs.Array(v, np.float32, k) for k, v in self._suite.shapes.items()}
+        return {k: specs.Array(v, self._suite.dtype, k) for k, v in self._suite.shapes.items()}
 
     def action_spec(self) -> specs.BoundedArray:
         """Returns the spec of actions (A,) in [-1, 1]."""

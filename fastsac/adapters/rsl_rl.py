@@ -6,6 +6,7 @@ import torch
 from rsl_rl.env import VecEnv as _VecEnv
 from tensordict import TensorDict
 
+from fastsac.adapters import require_flat
 from fastsac.envs import make
 
 
@@ -18,10 +19,11 @@ class VecEnv(_VecEnv):
         of_make: other arguments of ``fastsac.make``, such as engine.
 
     Raises:
-        ValueError: as ``fastsac.make``.
+        ValueError: as ``fastsac.make``, and for flatten and pixels.
     """
 
     def __init__(self, task: str, num_envs: int, **of_make: Any):
+        require_flat(of_make, "flatten", "pixels")
         self.env = make(task, num_envs, **of_make)
         self.cfg = {"task": task, "num_envs": num_envs, **of_make}
         self.num_envs, self.num_actions = self.env.num_envs, self.env.action_dim

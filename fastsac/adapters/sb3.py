@@ -6,6 +6,7 @@ import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv as _VecEnv
 
+from fastsac.adapters import require_flat
 from fastsac.envs.gymnasium_envs import GymnasiumVectorEnv
 
 
@@ -28,6 +29,7 @@ class VecEnv(_VecEnv):
     def __init__(self, task: str, num_envs: int = 1, **of_make: Any):
         if "autoreset_mode" in of_make:
             raise ValueError("SB3 wants worlds that are reset within the step: no autoreset_mode")
+        require_flat(of_make, "flatten")  # SB3's policies take no part that is one number
         self.env = GymnasiumVectorEnv(task, num_envs, **of_make)
         spaces = self.env.single_observation_space, self.env.single_action_space
         super().__init__(self.env.num_envs, *spaces)

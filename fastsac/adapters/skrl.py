@@ -6,7 +6,7 @@ import gymnasium
 import torch
 from skrl.envs.wrappers.torch import Wrapper
 
-from fastsac.adapters import ends
+from fastsac.adapters import ends, require_flat
 from fastsac.envs import make
 
 Agent = TypeVar("Agent")
@@ -23,10 +23,11 @@ class Env(Wrapper):
         of_make: other arguments of ``fastsac.make``, such as engine.
 
     Raises:
-        ValueError: as ``fastsac.make``.
+        ValueError: as ``fastsac.make``, and for flatten and pixels.
     """
 
     def __init__(self, task: str, num_envs: int, **of_make: Any):
+        require_flat(of_make, "flatten", "pixels")
         super().__init__(make(task, num_envs, **of_make))
         self._last: tuple[torch.Tensor, dict[str, Any]] | None = None
 

@@ -7,7 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from fastsac.adapters import ends
+from fastsac.adapters import ends, require_flat
 from fastsac.envs import make
 
 
@@ -23,10 +23,11 @@ class Env(EnvBase):
         of_make: other arguments of ``fastsac.make``, such as engine.
 
     Raises:
-        ValueError: as ``fastsac.make``.
+        ValueError: as ``fastsac.make``, and for flatten and pixels.
     """
 
     def __init__(self, task: str, num_envs: int, **of_make: Any):
+        require_flat(of_make, "flatten", "pixels")
         env = make(task, num_envs, autoreset_mode="DISABLED", **of_make)
         super().__init__(device=env.device, batch_size=[env.num_envs])
         self.env = env

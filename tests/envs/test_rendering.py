@@ -17,7 +17,7 @@ from tests.envs.test_registry import MODEL
 @pytest.fixture(scope="module", autouse=True)
 def opengl():
     try:
-        Camera(load_suite(find("pendulum_swingup")), 32, 32).close()
+        Camera(load_suite(find("pendulum_swingup")).model, (), 32, 32).close()
     except RuntimeError as error:
         pytest.skip(str(error))
 

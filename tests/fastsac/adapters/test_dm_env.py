@@ -92,3 +92,15 @@ def test_episodes_differ_without_a_seed(world):
     first = one.reset().observation["orientation"]
     assert not np.array_equal(first, two.reset().observation["orientation"])
     assert not np.array_equal(first, one.reset().observation["orientation"])
+
+
+def test_pictures_are_dm_controls_pixels(world):
+    try:
+        env = world("walker_run", seed=0, pixels=(12, 16))
+        obs = env.reset().observation
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    (spec,) = env.observation_spec().values()
+    assert spec.name == "pixels" and spec.shape == (12, 16, 3) and spec.dtype == np.uint8
+    spec.validate(obs["pixels"])
+    assert obs["pixels"].std() > 1

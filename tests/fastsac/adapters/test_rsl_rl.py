@@ -101,3 +101,9 @@ def test_ppo_learns_to_balance(vec, balances):
     train.learn(100, init_at_random_ep_len=True)
     policy = train.get_inference_policy("cpu")
     balances(lambda obs: policy(TensorDict({"policy": obs}, [len(obs)])))
+
+
+@pytest.mark.parametrize("name", ["flatten", "pixels"])
+def test_observations_are_flat(vec, name):
+    with pytest.raises(ValueError, match=f"flat observations: no {name}"):
+        vec("walker_run", 3, **{name: None})

@@ -84,6 +84,19 @@ def test_attributes_methods_and_refusals(vec):
     assert env.env_is_wrapped(VecNormalize) == [False, False]
     with pytest.raises(ValueError, match="no autoreset_mode"):
         vec("pendulum_swingup", 2, autoreset_mode="DISABLED")
+    with pytest.raises(ValueError, match="no flatten"):
+        vec("pendulum_swingup", 2, flatten=False)
+
+
+def test_ppo_trains_on_pictures(vec):
+    try:
+        env = vec("cartpole_balance", 2, pixels=(40, 48), time_limit=0.1)
+        env.reset()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    model = stable_baselines3.PPO("CnnPolicy", env, n_steps=16, batch_size=16, n_epochs=1).learn(64)
+    assert model.num_timesteps == 64
+    assert model.observation_space.shape == (3, 40, 48)  # SB3's own order
 
 
 def test_sb3s_own_wrappers_and_evaluation_take_it(vec):

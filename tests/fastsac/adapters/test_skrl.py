@@ -179,3 +179,9 @@ def test_ppo_learns_to_balance(vec, balances):
     agent = ppo(env, rollouts=64, **config)
     train(env, agent, 16_000)
     balances(lambda obs: agent.policy.net(obs))
+
+
+@pytest.mark.parametrize("name", ["flatten", "pixels"])
+def test_observations_are_flat(vec, name):
+    with pytest.raises(ValueError, match=f"flat observations: no {name}"):
+        vec("walker_run", 3, **{name: None})

@@ -163,3 +163,9 @@ def test_ppo_learns_to_balance(vec, balances):
     collector.shutdown(close_env=False)
     mean = actor[0]
     balances(lambda obs: mean(TensorDict({"observation": obs}, [len(obs)]))["loc"].tanh())
+
+
+@pytest.mark.parametrize("name", ["flatten", "pixels"])
+def test_observations_are_flat(vec, name):
+    with pytest.raises(ValueError, match=f"flat observations: no {name}"):
+        vec("walker_run", 3, **{name: None})

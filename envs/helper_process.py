@@ -1,4 +1,4 @@
-"""A process that draws initial states, so that its Python does not keep the loop's waiting.
+"""A process that draws initial states or pictures, so that its Python keeps nobody waiting.
 
 Threads share Python's lock with the loop, which lets go of it at every call of torch and then may
 wait 5 ms for it. On a GPU with 4,096 worlds of humanoid, four rows of 1.2 ms a control step, they
@@ -13,42 +13,49 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-_CODE = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve({task!r})"
-# Nothing of it is for a GPU, and one core is all that a row needs.
+_CODE = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve()"
+# Nothing of it is for jax's or torch's GPU, and one core is all that it needs.
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
-class Drawer:
-    """A process with dm_control's environment of a task, for one thread to ask at a time.
+class HelperProcess:
+    """A process that answers requests, for one thread to ask at a time.
 
     It ends with its standard input, so with this process whatever may end that. Not one of
     multiprocessing's: those run a user's main module anew.
 
     Args:
-        module: has serve(task), which calls ``answer``.
-        task: the name of one of the suite's own tasks.
+        module: has serve(), which calls ``answer``.
     """
 
-    def __init__(self, module: str, task: str):
+    def __init__(self, module: str):
         path = [*map(str, sys.path)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE.format(path=path, module=module, task=task)],
+            [sys.executable, "-c", _CODE.format(path=path, module=module)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | _ENVIRONMENT,
             start_new_session=True,  # a terminal's Ctrl-C is this process's to answer
         )
 
-    def rows(self, seed: int, job: range) -> Any:
-        """Returns what it draws of a seed's sequence.
+    def send(self, *request: Any) -> None:
+        """Sends a request; ``receive`` gets the answer, to the first one there is none.
 
         Raises:
-            Exception: whatever dm_control raised there.
+            OSError: the process has ended.
+        """
+        assert self._process.stdin
+        pickle.dump(request, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+        self._process.stdin.flush()
+
+    def receive(self) -> Any:
+        """Returns the answer to the last request.
+
+        Raises:
+            Exception: whatever was raised there.
             EOFError, OSError: the process has ended.
         """
-        assert self._process.stdin and self._process.stdout
-        pickle.dump((seed, job), self._process.stdin)
-        self._process.stdin.flush()
+        assert self._process.stdout
         try:
             result: Any = pickle.load(self._process.stdout)
         except pickle.UnpicklingError as error:
@@ -67,26 +74,33 @@ class Drawer:
         self._process.wait()
 
 
-def answer(rows: Callable[[int, range], Any]) -> None:
-    """Answers a Drawer on standard input and output until it goes; what is printed goes to stderr.
+def answer(begin: Callable[..., Callable[..., Any]]) -> None:
+    """Answers a HelperProcess on standard input and output; what is printed goes to stderr.
 
     Args:
-        rows: (seed, job) -> what Drawer.rows returns, or raises.
+        begin: takes the first request and returns what answers all others; what either raises is
+            the answer, and without a beginning the last.
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    respond = None
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            result = rows(*request)
+            if respond is None:
+                respond = begin(*request)
+                continue
+            result = respond(*request)
         except Exception as error:
             result = _sendable(error)
         with contextlib.suppress(BrokenPipeError):  # nobody asks any more, as stdin says next
-            pickle.dump(result, answers)
+            pickle.dump(result, answers, pickle.HIGHEST_PROTOCOL)
             answers.flush()
+        if respond is None:
+            return
 
 
 def _sendable(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""What users give to reset: seeds of any integer type, and options."""
+"""What users give to make, reset and set_state: numbers, seeds, options and states."""
 
 import operator
 from collections.abc import Mapping
@@ -83,3 +83,29 @@ def checked_seeds(
 def is_list(seed: Any) -> bool:
     """Returns whether a seed is a list of them."""
     return isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim > 0)
+
+
+def checked_rows(state: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Returns a state's fields as float64.
+
+    Args:
+        state: name -> tensor or array.
+        shapes: of the fields that there are.
+
+    Raises:
+        TypeError, ValueError: no dict, an unknown field, no real numbers, or a wrong shape.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict of arrays, got {type(state).__name__}")
+    rows = {}
+    for name, value in state.items():
+        if name not in shapes:
+            raise ValueError(f"unknown state field {name!r}; there are {', '.join(shapes)}")
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        array = np.asarray(array)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name} must hold real numbers, got {array.dtype}")
+        rows[name] = array.astype(np.float64)
+        if rows[name].shape != shapes[name]:
+            raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
+    return rows

@@ -13,7 +13,7 @@ import pytest
 
 import fastsac
 from fastsac.envs import initial_states
-from fastsac.envs.drawing import Drawer
+from fastsac.envs.helper_process import HelperProcess
 from fastsac.envs.initial_states import InitialStates
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
@@ -92,7 +92,7 @@ def test_a_process_that_ends_is_made_up_for(source, caplog):
 
 
 BROKEN = """
-from fastsac.envs.drawing import answer
+from fastsac.envs.helper_process import answer
 class Unsendable(Exception):
     def __init__(self, two, arguments):
         super().__init__(f"{two} {arguments}")
@@ -101,27 +101,40 @@ def rows(seed, job):
     if seed:
         raise Unsendable("bad", "draw")
     raise FloatingPointError("bad draw")
-def serve(task):
-    answer(rows)
+def begin(task):
+    if task != "any":
+        raise LookupError(task)
+    return rows
+def serve():
+    answer(begin)
 """
 
 
 def test_a_failure_in_the_process_reaches_the_caller(monkeypatch, tmp_path):
     (tmp_path / "broken_rows.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    drawer = Drawer("broken_rows", "any")
+    helper = HelperProcess("broken_rows")
+    for request in [("any",), (0, range(3)), (1, range(3))]:
+        helper.send(*request)
     with pytest.raises(FloatingPointError, match="bad draw"):
-        drawer.rows(0, range(3))
+        helper.receive()
     with pytest.raises(RuntimeError, match="Unsendable: bad draw"):
-        drawer.rows(1, range(3))
-    drawer.close()
+        helper.receive()
+    helper.close()
     with pytest.raises((OSError, ValueError)):
-        drawer.rows(0, range(3))
+        helper.send(0, range(3))
+    unborn = HelperProcess("broken_rows")
+    unborn.send("another")
+    with pytest.raises(LookupError, match="another"):
+        unborn.receive()
+    with pytest.raises(EOFError):
+        unborn.receive()
+    unborn.close()
 
 
 HALF = """
 import os, pickle
-def serve(task):
+def serve():
     os.read(0, 1)
     os.write(1, pickle.dumps(list(range(10_000)))[:8_000])
 """
@@ -131,10 +144,11 @@ def test_half_an_answer_is_none(monkeypatch, tmp_path):
     (tmp_path / "half_rows.py").write_text(HALF)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "path", [*map(Path, sys.path)])  # which may hold any object
-    drawer = Drawer("half_rows", "any")
+    helper = HelperProcess("half_rows")
+    helper.send("any")
     with pytest.raises(EOFError, match="middle of an answer"):
-        drawer.rows(0, range(3))
-    drawer.close()
+        helper.receive()
+    helper.close()
 
 
 @pytest.mark.slow
