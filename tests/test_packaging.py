@@ -1,6 +1,7 @@
 """The wheel: everything is in it, and it works where nothing of the repository is."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,3 +72,42 @@ def test_it_works_by_itself(wheel, tmp_path):
     assert "zoo:walker_run" in run(str(command), "zoo", env=environment, cwd=tmp_path)
     code = "import fastsac; print(fastsac.load_policy('zoo:walker_run').task)"
     assert run(sys.executable, "-c", code, env=environment, cwd=tmp_path) == "walker_run\n"
+
+
+CLIENT = """
+import torch
+
+import fastsac
+
+env = fastsac.make("walker_run", num_envs=4)
+obs, reward, terminated, truncated, info = env.step(torch.zeros(4, env.action_dim))
+agent = fastsac.SAC(env.obs_dim, env.action_dim, fastsac.SACConfig(), "cpu", seed=0)
+replay = fastsac.ReplayBuffer(1000, env.obs_dim, env.action_dim, "cpu")
+loss: torch.Tensor = agent.learn(replay, 8)["critic_loss"]
+result = fastsac.train(fastsac.TrainConfig(task="walker_run"))
+where: str = result.run_dir.name
+fastsac.make("walker_run", num_envs="four")
+wrong: int = agent.act(torch.zeros(1, env.obs_dim))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "checker, flag", [("mypy", "--python-executable"), ("pyright", "--pythonpath")]
+)
+def test_a_type_checker_sees_the_types_from_outside(wheel, tmp_path, checker, flag):
+    pytest.importorskip(checker)
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path, wheel)
+    client = tmp_path / "client.py"
+    client.write_text(CLIENT)
+    found = subprocess.run(
+        [sys.executable, "-m", checker, flag, sys.executable, client.name],
+        env=os.environ | {"MYPYPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    lines = {int(n) for n in re.findall(r"client\.py:(\d+):.*error", found.stdout)}
+    last = CLIENT.count("\n")
+    assert lines == {last - 1, last}, found.stdout + found.stderr
