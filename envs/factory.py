@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-import mujoco
 import torch
 from gymnasium.vector import AutoresetMode
 
@@ -28,7 +27,6 @@ from fastsac.envs.engines.native import NativeEngine, world_bytes
 from fastsac.envs.engines.pictured import Pictured
 from fastsac.envs.engines.repeated import Repeated
 from fastsac.envs.engines.stacked import Stacked
-from fastsac.envs.engines.world_models import velocity_acts
 from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find
@@ -210,8 +208,7 @@ def _engines_own_for_jax(given: torch.device | None, engine: Engine) -> torch.de
 
 def _require_room(suite: Suite, num_envs: int) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    models = num_envs if suite.model_fields and velocity_acts(suite) else 0  # of their own
-    if num_envs * world_bytes(suite.task) + models * mujoco.mj_sizeModel(suite.model) > memory:
+    if num_envs * world_bytes(suite) > memory:
         raise EngineUnavailable(
             f"num_envs {num_envs} is more than fits into this machine's {memory / 1e9:.0f} GB"
         )

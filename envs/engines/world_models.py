@@ -81,3 +81,9 @@ def velocity_acts(suite: Suite) -> bool:
     factors += [model.actuator_damping, model.actuator_dampingpoly]
     drawn = any(k.startswith("actuator_") for k in suite.model_fields)
     return bool(drawn or not known.all() or any(np.any(f) for f in factors))
+
+
+def has_whole_models(suite: Suite) -> bool:
+    """Whether every world has a model of its own, which the batch does not keep."""
+    kept = {*suite.model_fields} <= MODEL_FIELDS and not velocity_acts(suite)
+    return bool(suite.model_fields) and not kept

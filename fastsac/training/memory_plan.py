@@ -8,6 +8,7 @@ import torch
 from fastsac.envs.engines.native import world_bytes
 from fastsac.envs.factory import engine_for
 from fastsac.envs.registry import find
+from fastsac.envs.suite import load_suite
 from fastsac.errors import ConfigError, says_out_of_memory
 from fastsac.learner.config import SACConfig
 from fastsac.learner.replay import free_bytes, row_bytes
@@ -77,9 +78,11 @@ def require_worlds(config: TrainConfig, sharing: int = 1) -> None:
     Raises:
         ConfigError: with the bytes that they need and the bytes that are free.
     """
+    if engine_for(config.task, config.engine) != "native":
+        return
     free = free_bytes(torch.device("cpu")) // sharing
-    needed = config.num_envs * world_bytes(find(config.task))
-    if needed > free and engine_for(config.task, config.engine) == "native":
+    needed = config.num_envs * world_bytes(load_suite(find(config.task)))
+    if needed > free:
         raise ConfigError(
             f"--num-envs {config.num_envs} needs about {needed / 1e9:.2f} GB for its worlds and "
             f"{free / 1e9:.2f} GB are free; lower it"

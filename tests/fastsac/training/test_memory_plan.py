@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+import fastsac
 from fastsac import SAC, ReplayBuffer
+from fastsac.envs.devices import EngineUnavailable
 from fastsac.errors import ConfigError
 from fastsac.learner.config import SACConfig
 from fastsac.training import memory_plan
@@ -76,5 +78,27 @@ def test_too_many_native_worlds_are_refused_before_they_are_made():
     config = TrainConfig("cheetah_run", engine="native", **many)
     with pytest.raises(ConfigError, match="--num-envs 10000000 needs about 3000.00 GB .* lower it"):
         memory_plan.require_worlds(config)
-    with pytest.raises(ConfigError, match="needs about 57.34 GB"):  # a model a world
+    with pytest.raises(ConfigError, match="needs about 57.41 GB"):  # a model a world
         memory_plan.require_worlds(TrainConfig("quadruped_escape", num_envs=4096))
+
+
+def test_a_task_of_ones_own_with_a_terrain_a_world_counts_its_models():
+    """1000 times 1000 heights of 4 bytes, and what dm_control may draw of them."""
+    mjcf = """<mujoco><asset><hfield name="hills" nrow="1000" ncol="1000" size="1 1 1 1"/></asset>
+      <worldbody><geom type="hfield" hfield="hills"/><body><joint name="hinge"/>
+      <geom size="0.1"/></body></worldbody>
+      <actuator><motor joint="hinge"/></actuator></mujoco>"""
+
+    def hills(physics, random):
+        physics.model.hfield_data[:] = random.uniform(0, 1, 10**6)
+
+    shape = {"observe": lambda p: {"x": p.qpos}, "reward": lambda p: p.qpos[0]}
+    fastsac.register("hills", mjcf, **shape, initialize=hills, randomised=["hfield_data"])
+    fastsac.register("flat", mjcf, **shape)
+    config = {"num_envs": 10**5, "replay_capacity": 10**7, "total_steps": 10**9}
+    with pytest.raises(ConfigError, match=r"needs about 4\d\d.\d\d GB for its worlds"):
+        memory_plan.require_worlds(TrainConfig("hills", **config))
+    with pytest.raises(ConfigError, match="needs about 30.00 GB for its worlds"):
+        memory_plan.require_worlds(TrainConfig("flat", **config))
+    with pytest.raises(EngineUnavailable, match="num_envs 100000 is more than fits"):
+        fastsac.make("hills", num_envs=10**5)
