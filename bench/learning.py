@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from fastsac import tasks
+from fastsac.bench.learning_kinds import best_by_kind, draw_kinds, table_of_kinds
 from fastsac.envs.registry import find
 from fastsac.errors import ConfigError, RunError
 from fastsac.machine import machine
@@ -59,6 +61,12 @@ it (how many times as fast as `{baseline}`); <= where the first evaluation had r
 
 | task | setting | seeds | final return | steps | seconds | CPU seconds | s to R | CPU s to R |
 |---|---|---|---|---|---|---|---|---|
+"""
+
+_KINDS = """
+## The suite by kind
+
+The best setting of each task, its seeds' interquartile mean, whatever its budget was.
 """
 
 Row = dict[str, Any]  # of runs.jsonl
@@ -190,6 +198,14 @@ def report(directory: Path) -> None:
     summaries = {task: {s: Summary(c) for s, c in each.items()} for task, each in curves.items()}
     text = table(summaries, next(iter(rows.values()))["baseline"])
     print(text)
+    finals = {
+        task: max(float(interquartile_mean(one.final)) for one in settings.values())
+        for task, settings in summaries.items()
+    }
+    if len(finals) > len(tasks()) / 2:
+        kinds = best_by_kind(finals)
+        draw_kinds(kinds).savefig(directory / "kinds.png", dpi=110)
+        text += _KINDS + table_of_kinds(kinds) + "\n![kinds](kinds.png)\n"
     pictures = "".join(f"\n![{task}]({short_name(task)}.png)\n" for task in summaries)
     (directory / "README.md").write_text(_TITLE + text + pictures)
     for task, settings in summaries.items():
@@ -283,17 +299,17 @@ def main(args: list[str]) -> None:
 
 def _runs(parsed: argparse.Namespace) -> list[Run]:
     """All runs, the settings in turn: the machine's slow hours hit them alike."""
-    tasks = {task: find(task) for task in parsed.tasks}  # UnknownTask now, not in each run
+    named = {task: find(task) for task in parsed.tasks}  # UnknownTask now, not in each run
     settings = dict(parsed.setting)
-    if parsed.draw and not tasks and not settings:
+    if parsed.draw and not named and not settings:
         return []
-    if parsed.draw or not tasks or not settings or len(settings) < len(parsed.setting):
+    if parsed.draw or not named or not settings or len(settings) < len(parsed.setting):
         raise ConfigError("give tasks and settings, each with a name of its own, or --draw alone")
     if min(parsed.seeds, parsed.jobs, parsed.threads or 1) < 1:
         raise ConfigError("--seeds, --jobs and --threads must be at least 1")
     return [
         Run(parsed.output, task, name, flags, seed)
-        for task in tasks
+        for task in named
         for seed in range(parsed.seeds)
         for name, flags in settings.items()
     ]

@@ -123,13 +123,14 @@ def _add_legend(figure: Any, panel: Any, title: str | None = None) -> None:
     legend.get_title().set_color(INK)
 
 
-def panels_of_returns(axes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
+def panels_of_returns(axes: Mapping[str, str], sharey: bool = True) -> tuple[Any, dict[str, Any]]:
     """Returns a matplotlib figure and its panels, side by side, of returns from 0 to 1000.
 
     It reads on a light and on a dark page.
 
     Args:
         axes: a key and the label of the x axis for each.
+        sharey: whether the panels have one y axis.
 
     Raises:
         RunError: matplotlib is missing.
@@ -145,7 +146,7 @@ def panels_of_returns(axes: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
     inked: Any = dict.fromkeys(("text.color", *axes_parts), INK)
     with rc_context(inked):
         figure = Figure(figsize=(5 * len(axes), 4), layout="constrained", facecolor="none")
-        (row,) = figure.subplots(1, len(axes), sharey=True, squeeze=False)
+        (row,) = figure.subplots(1, len(axes), sharey=sharey, squeeze=False)
     panels = dict(zip(axes, row, strict=True))
     styles = cycler(linestyle=("-", "--", ":")) * cycler(color=_COLORS)
     for panel, label in zip(panels.values(), axes.values(), strict=True):

@@ -219,14 +219,17 @@ def test_what_came_after_the_checkpoint_is_done_again(uninterrupted, tmp_path, m
     assert steps == sorted(set(steps)), "a row stands twice"
 
 
-KILLS = [pytest.param(1, id="1"), pytest.param(20, id="20", marks=pytest.mark.slow)]
+KILLS = [("native", 80), ("warp", 10), ("mjx", 10)]
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kills", KILLS)
-def test_kill_9_at_random_moments(kills, tmp_path):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "engine, kills",
+    [("native", 1), *(pytest.param(*of, marks=pytest.mark.slow) for of in KILLS)],
+)
+def test_kill_9_at_random_moments(engine, kills, tmp_path):
     """Real processes, a checkpoint at every third vector step."""
-    settings = WHOLE | {"total_steps": 1200 if kills == 1 else 3000, "checkpoint_every": 9}
+    settings = WHOLE | {"total_steps": 1050 + 150 * kills, "checkpoint_every": 9, "engine": engine}
     expected, run = tmp_path / "expected", tmp_path / "run"
     fastsac.train(config(expected, settings))
     moments, command = random.Random(kills), ["--resume", str(run)]
