@@ -23,10 +23,11 @@ from fastsac.envs.devices import (
     seen,
 )
 from fastsac.envs.engines import Engine
-from fastsac.envs.engines.native import NativeEngine, world_bytes
+from fastsac.envs.engines.native import NativeEngine
 from fastsac.envs.engines.pictured import Pictured
 from fastsac.envs.engines.repeated import Repeated
 from fastsac.envs.engines.stacked import Stacked
+from fastsac.envs.engines.world_models import world_bytes
 from fastsac.envs.physics import Physics
 from fastsac.envs.randomization import Draw
 from fastsac.envs.registry import Task, UnknownTask, find

@@ -33,7 +33,7 @@ from fastsac.envs.engines.native_warnings import (
     is_not_counted,
     warnings_are_counted,
 )
-from fastsac.envs.engines.world_models import WorldModels, has_whole_models, velocity_acts
+from fastsac.envs.engines.world_models import WorldModels, velocity_acts
 from fastsac.envs.initial_states import InitialStates, Rows
 from fastsac.envs.outcome import DIVERGED, endings, observation, outcome
 from fastsac.envs.suite import FLAGS, Suite
@@ -46,17 +46,8 @@ _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 # cores; 0.85x where another program keeps one of them busy).
 _WORTH_A_THREAD_US = 75.0
 _CALIBRATION_STEPS = 30
-# Measured with 16 to 1024 worlds: 0.18 to 0.29 MB each of most domains, and these, without models.
-_WORLD_BYTES = {"dog": 2_500_000, "quadruped_escape": 1_600_000}
 
 _batches = weakref.WeakSet[Batch]()
-
-
-def world_bytes(suite: Suite) -> int:
-    """Returns about how much memory a world of a task takes, with a model if it has one."""
-    model = mujoco.mj_sizeModel(suite.model) if has_whole_models(suite) else 0
-    task = suite.task
-    return model + _WORLD_BYTES.get(task.full_name, _WORLD_BYTES.get(task.domain, 300_000))
 
 
 class NativeEngine:

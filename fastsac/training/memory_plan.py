@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fastsac.envs.engines.native import world_bytes
+from fastsac.envs.engines.world_models import world_bytes
 from fastsac.envs.factory import engine_for
 from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
