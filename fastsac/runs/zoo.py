@@ -7,6 +7,7 @@ file's SHA-256.
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ def read_index() -> dict[str, dict[str, Any]]:
     return dict(index)
 
 
+def named(name: str) -> dict[str, dict[str, Any]]:
+    """Returns what is known of zoo:TASK, or by zoo: of every policy, by task; else nothing.
+
+    Raises:
+        ConfigError: there is no such policy.
+        CheckpointError: the index is missing or damaged.
+    """
+    if not is_name(name):
+        return {}
+    task, index = name.removeprefix(_PREFIX), read_index()
+    if not task:
+        return index
+    _require(task, index)
+    return {task: index[task]}
+
+
 def file_of(name: str) -> Path:
     """Returns the file of zoo:TASK, whose checksum is the index's.
 
@@ -51,11 +68,7 @@ def file_of(name: str) -> Path:
         CheckpointError: its file is missing, or damaged.
     """
     task, index = name.removeprefix(_PREFIX), read_index()
-    if task not in index:
-        near = difflib.get_close_matches(task, index, n=3, cutoff=0.4)
-        known = " or ".join(f"zoo:{one}" for one in near)
-        hint = f"did you mean {known}?" if near else "`fastsac zoo` lists them"
-        raise ConfigError(f"there is no policy {name}; {hint}")
+    _require(task, index)
     file = folder() / str(index[task]["file"])
     try:
         content = file.read_bytes()
@@ -64,3 +77,12 @@ def file_of(name: str) -> Path:
     if hashlib.sha256(content).hexdigest() != index[task]["sha256"]:
         raise DamagedError(f"{name} is damaged: the checksum of {file} is not the index's")
     return file
+
+
+def _require(task: str, index: Mapping[str, Any]) -> None:
+    if task in index:
+        return
+    near = difflib.get_close_matches(task, index, n=3, cutoff=0.4)
+    known = " or ".join(f"zoo:{one}" for one in near)
+    hint = f"did you mean {known}?" if near else "`fastsac zoo` lists them"
+    raise ConfigError(f"there is no policy zoo:{task}; {hint}")

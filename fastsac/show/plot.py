@@ -74,6 +74,7 @@ def draw_runs(curves: Mapping[str, Curve], axes: Mapping[str, str] = AXES) -> An
             mean, std = curve["eval_return"], curve["eval_return_std"]
             band = mean - std, mean + std
             _line(panel, curve[column], mean, band, label)
+        panel.set_xlim(0, None)
     first = next(iter(panels.values()))
     first.set_ylabel("return, mean and std over episodes")
     if any(curves):

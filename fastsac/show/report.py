@@ -2,13 +2,14 @@
 
 import base64
 import datetime
+import importlib.util
 import io
 import json
 import math
 import os
 import shlex
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from fastsac.training.presets import preset_config
 # Beginnings of the files that a browser plays, where in them, and their types.
 _FILMS = {".gif": (b"GIF8", 0, "image/gif"), ".mp4": (b"ftyp", 4, "video/mp4")}
 _SHOT: Json = {"size": (320, 240), "fps": 20.0, "seconds": 8.0}  # about 0.5 MB as a GIF
+_SMALL_SHOT = _SHOT | {"size": (256, 192), "seconds": 6.0}  # about 60 kB as an .mp4
 
 
 def write_report(runs: Sequence[str], output: Path, video: bool = True) -> None:
@@ -154,8 +156,18 @@ def pictures_of(curves: Mapping[str, Curve], axes: Collection[str] = tuple(AXES)
 
 def film_of(run: Path) -> Json:
     """Returns a film's data and what it is, or the sentence that says why there is none."""
+    return _unless_lacking(lambda: _found(run) or _filmed(run, ".gif", _SHOT))
+
+
+def film_of_policy(name: str) -> Json:
+    """Returns what film_of does, of a policy of the zoo: small, as there are many on a page."""
+    suffix = ".mp4" if importlib.util.find_spec("av") else ".gif"
+    return _unless_lacking(lambda: _filmed(name, suffix, _SMALL_SHOT))
+
+
+def _unless_lacking(film: Callable[[], Json]) -> Json:
     try:
-        return _found(run) or _filmed(run)
+        return film()
     except Exception as error:
         if not _expected(error):
             raise
@@ -173,18 +185,19 @@ def _found(run: Path) -> Json | None:
     return None
 
 
-def _filmed(run: Path) -> Json:
+def _filmed(run: str | Path, suffix: str, shot: Json) -> Json:
     from fastsac.show.video import Shot, record
 
+    kind = _FILMS[suffix][2]
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "film.gif"
-        film = record(run, output, Shot(**_SHOT))
-        uri = _uri("image/gif", output.read_bytes())
+        output = Path(folder) / f"film{suffix}"
+        film = record(run, output, Shot(**shot))
+        uri = _uri(kind, output.read_bytes())
     words = (
         f"The first {film.frames * film.frame_seconds:.0f} s of an episode in dm_control; its "
         f"return is {film.returns[0]:.1f}"
     )
-    return {"uri": uri, "kind": "image/gif", "words": words}
+    return {"uri": uri, "kind": kind, "words": words}
 
 
 def _expected(error: Exception) -> bool:

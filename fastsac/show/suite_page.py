@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fastsac
 from fastsac.errors import RunError
+from fastsac.runs import zoo
 from fastsac.runs.directory import short_name
 from fastsac.runs.listing import Json, find_runs, read_machine, read_progress
 from fastsac.show import report
@@ -20,7 +23,8 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
     """Writes a page that needs no other file and no network, a card a task.
 
     Args:
-        places: run directories, or directories with runs somewhere below.
+        places: run directories, directories with runs somewhere below, or "zoo:" for the policies
+            that come with fastsac, of which a task's stands only where it has no run.
         output: the .html to write; it appears whole or not at all.
         video: show films, as ``report.write_report`` does.
 
@@ -30,17 +34,25 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
     """
     template = report.page_template("suite.html")
     report.require_page(output)
-    found = {run.resolve(): run for place in places for run in find_runs(Path(place))}
-    if not found:
+    found = {
+        run.resolve(): run
+        for place in places
+        if not zoo.is_name(place)
+        for run in find_runs(Path(place))
+    }
+    if not found and not any(map(zoo.is_name, places)):
         raise RunError(f"there are no runs in {', '.join(places)}")
     of_task: dict[str, list[Json]] = {}
     for run in found.values():
         row = report.row_of(run)
         of_task.setdefault(short_name(row["task"]), []).append(row)
     tasks = []
-    for name, rows in sorted(of_task.items()):
+    for name, rows in of_task.items():
         best = max(rows, key=lambda row: _sortable(row["eval_return"]))
         tasks.append(_card(name, best, len(rows) - 1, video))
+    of_zoo = {name: about for place in places for name, about in zoo.named(place).items()}
+    tasks += [_zoo_card(*one, video) for one in of_zoo.items() if one[0] not in of_task]
+    tasks.sort(key=lambda task: task["name"])
     _rank(tasks)
     page = template.render(
         tasks=tasks,
@@ -73,6 +85,23 @@ def _card(name: str, row: Json, others: int, video: bool) -> Json:
         "machine": machine.get("gpu") or machine.get("cpu"),
         "run": run.name,
         "others": others,
+    }
+
+
+def _zoo_card(name: str, about: Json, video: bool) -> Json:
+    """Returns what the page says of a policy of the zoo."""
+    curve = {column: np.array(values) for column, values in about["curve"].items()}
+    return {
+        "name": name,
+        "return": about["return"],
+        "std": about["std"],
+        "film": report.film_of_policy(f"zoo:{name}") if video else {},
+        "picture": report.pictures_of({"": curve}, ("step",))[0] if len(curve["step"]) else None,
+        "steps": about["steps"],
+        "seconds": about["seconds"],
+        "machine": about["machine"]["gpu"] or about["machine"]["cpu"],
+        "run": f"zoo:{name}",
+        "others": 0,
     }
 
 

@@ -13,12 +13,13 @@ from fastsac.parser import Parser
 from fastsac.runs import checkpoint_file, small_policy, zoo
 from fastsac.runs.atomic_write import write_atomically
 from fastsac.runs.directory import short_name
-from fastsac.runs.listing import read_config, read_machine, read_result
+from fastsac.runs.listing import read_config, read_machine, read_progress, read_result
 from fastsac.runs.policy_file import load_policy
 from fastsac.training.config import EVAL_SEED
 from fastsac.training.evaluation import evaluate
 
 _EPISODES = 10
+_POINTS = 40  # of a curve, at most
 _MACHINE = ("cpu", "cores", "gpu")
 
 
@@ -100,6 +101,7 @@ def add_to_zoo(run: Path) -> None:
         "commit": recorded.get("commit"),
         "date": recorded.get("date"),
         "command": _without_place(recorded.get("command")),
+        "curve": _curve(run, counters["step"]),
     }
     index = zoo.read_index() | {task: about}
     text = json.dumps(dict(sorted(index.items())), indent=1) + "\n"
@@ -109,6 +111,16 @@ def add_to_zoo(run: Path) -> None:
     except OSError as error:
         raise RunError(str(error)) from error
     print(f"zoo:{task}: {small.mean:.1f} +- {small.std:.1f}, {before:.1f} before its rounding")
+
+
+def _curve(run: Path, last: int) -> dict[str, list[float]]:
+    """Returns the run's evaluations up to a step, of many every k-th and the last."""
+    found = read_progress(run)[0]
+    count = int((found["step"] <= last).sum())
+    every = -(-count // _POINTS) or 1
+    kept = [i for i in range(count) if i % every == 0 or i == count - 1]
+    columns = ("step", "eval_return", "eval_return_std")
+    return {column: [round(float(found[column][i]), 1) for i in kept] for column in columns}
 
 
 def _policies(run: Path) -> Iterator[tuple[Policy, dict[str, Any]]]:

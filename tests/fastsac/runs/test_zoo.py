@@ -23,7 +23,7 @@ from tests.fastsac.run_samples import train_tiny
 FOLDER = Path(__file__).parents[3] / "results" / "policies"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 KEYS = """file sha256 bytes return std return_before_rounding episodes episodes_seed backend steps
-updates seconds preset seed machine commit date command""".split()
+updates seconds preset seed machine commit date command curve""".split()
 
 
 def test_the_index_has_what_is_there():
@@ -41,6 +41,9 @@ def test_each_policy_is_what_the_index_says(task):
     assert about["episodes"] == 10 and about["backend"] == "dm_control"
     assert about["command"].startswith(f"fastsac train {task} ") and "/" not in about["command"]
     assert about["steps"] > 0 and about["updates"] > 0 and about["seconds"] > 0 and about["commit"]
+    steps, *of_steps = (about["curve"][k] for k in ("step", "eval_return", "eval_return_std"))
+    assert {len(values) for values in of_steps} == {len(steps)} and 0 < len(steps) <= 41
+    assert sorted(set(steps)) == steps and steps[-1] == about["steps"]
     # The rounding costs less than the episodes' spread.
     slack = max(0.02 * about["return_before_rounding"], about["std"])
     assert about["return"] == pytest.approx(about["return_before_rounding"], abs=slack)

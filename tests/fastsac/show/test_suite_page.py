@@ -1,11 +1,14 @@
 """The wall of all tasks: what it says, how it sorts, and what a browser shows of it."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from fastsac.cli import main
+from fastsac.runs import zoo
 from tests.fastsac.run_samples import write_run
 from tests.fastsac.show.test_report import (
     BEYOND,
@@ -71,6 +74,34 @@ def test_no_runs_and_damage_are_a_sentence(runs, tmp_path, capsys):
     assert main(["report", "--suite", str(runs), "-o", str(tmp_path / "a.html")]) == 2
     assert "config.json, line 1: " in capsys.readouterr().err
     assert not (tmp_path / "a.html").exists()
+
+
+def test_policies_of_the_zoo_stand_where_a_task_has_no_run(runs, tmp_path, capsys):
+    output = tmp_path / "a.html"
+    text = page(runs, output, "zoo:walker_run", "zoo:dog_walk", "--no-video")
+    about = zoo.read_index()["dog_walk"]
+    assert "<title>6 tasks: fastsac</title>" in text and text.count("zoo:") == 1
+    assert f"{about['return']:.1f} <small>" in text and f"{about['steps']:,}" in text
+    assert text.count("data:image/svg") == 5
+    assert main(["report", "--suite", "zoo:dog_wlak", "-o", str(output)]) == 2
+    assert "there is no policy zoo:dog_wlak; did you mean zoo:dog_walk" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_policy_of_the_zoo_is_filmed(tmp_path):
+    pytest.importorskip("av")
+    text = page("zoo:walker_run", tmp_path / "a.html")
+    if "There is no film" in text:
+        pytest.skip("no OpenGL")
+    assert text.count("data:video/mp4") == 1
+
+
+def test_the_docs_page_is_of_the_zoo_as_it_is():
+    text = (Path(__file__).parents[3] / "docs" / "suite.html").read_text(encoding="utf-8")
+    cards = re.findall(r"<h2>(.*?)</h2>\s*<div class=\"return\">([\d.,-]+)", text)
+    shown = {name.replace("<wbr>", ""): value for name, value in cards}
+    assert shown == {k: f"{v['return']:,.1f}" for k, v in zoo.read_index().items()}
+    assert text.count("data:video/mp4") == len(shown), "make it anew where PyAV and OpenGL are"
 
 
 # The cards' names, from the top left.
