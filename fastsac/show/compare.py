@@ -97,6 +97,8 @@ def _compared(task: str, curves: Sequence[Curve], published: Published, final: b
         return _task(task, (ended, last), ours, steps[last])
     first = max(curve["step"][0] for curve in curves)
     ended = min(curve["step"][-1] for curve in curves)
+    if first > ended:
+        return f"the runs of {task} have no steps in common (--final takes the last of each)"
     inside = [step for step in steps if first <= step <= ended]
     if not inside:
         return (

@@ -113,6 +113,12 @@ def test_runs_are_compared_at_the_same_steps(runs, baseline):
     assert left_out.startswith("hopper_hop has evaluations from 100 to 400 steps, the baseline ")
 
 
+def test_runs_that_never_met_are_left_out(runs, baseline, tmp_path):
+    late = write_run(tmp_path / "late", [(900, 9.0, 700.0, 0.0)], task="walker_run", seed=2)
+    (_, left_out) = sorted(compare([*runs, late], str(baseline))["left_out"])
+    assert left_out.startswith("the runs of walker_run have no steps in common")
+
+
 def test_the_last_returns_are_compared_whatever_the_steps(runs, baseline):
     found = compare(runs, str(baseline), final=True)
     cartpole, hopper, _ = found["tasks"]
