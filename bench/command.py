@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastsac.bench import compare, envs, kernels, learner, learning, page, train
+from fastsac.bench import adapters, compare, envs, kernels, learner, learning, page, train
 from fastsac.bench.harness import NOT_BEGUN, Case, run
 from fastsac.bench.offline import command as offline
 from fastsac.errors import ConfigError, RunError
@@ -22,6 +22,7 @@ _LEVELS = {
     "kernels": kernels.cases,
     "train": train.cases,
     "envs": envs.cases,
+    "adapters": adapters.cases,
 }
 # The other commands, with flags of their own: fastsac bench NAME --help.
 _COMMANDS = {

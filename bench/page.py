@@ -19,7 +19,7 @@ from fastsac.errors import ConfigError
 from fastsac.parser import Parser
 
 _TITLE = "# Speed\n"
-OTHERS = ("solver.jsonl", "offline.jsonl")  # rows of another kind
+OTHERS = ("solver.jsonl", "offline.jsonl", "adapters.jsonl")  # rows of another kind
 _HOW = """
 Written by `fastsac bench page` from the rows that `fastsac bench` measured.
 
@@ -71,7 +71,7 @@ def main(args: list[str]) -> None:
     """Runs ``fastsac bench page``."""
     parser = Parser("fastsac bench page", None, __doc__)
     add = parser.add_argument
-    default = f"bench/results/*.jsonl but {' and '.join(OTHERS)}, and learning/runs.jsonl there"
+    default = f"bench/results/*.jsonl but {', '.join(OTHERS)}, and learning/runs.jsonl there"
     add("files", nargs="*", type=Path, metavar="FILE", help=f"rows ({default})")
     add("-o", "--output", type=Path, default=RESULTS.parent, metavar="DIR", help="(bench)")
     parsed = parser.parse_args(args)

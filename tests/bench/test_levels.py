@@ -183,6 +183,13 @@ def test_every_peer_has_a_note_and_a_pinned_extra(gpu, monkeypatch):
     assert set(peers._EXTRAS.values()) <= set(extras)
 
 
+def test_the_adapters_are_timed_or_say_what_they_lack():
+    rows = {row["variant"]: row for row in run(cases_of("adapters", quick=True), 1)}
+    assert len(rows) == 7 and all(rows[k]["median"] > 0 for k in ("ours", "numpy", "gymnasium"))
+    for row in rows.values():
+        assert "median" in row or "fastsac[clients]" in row["unavailable"]
+
+
 def test_every_group_has_one_baseline_and_its_cases_stand_together():
     for level in command._LEVELS:
         cases = cases_of(level, quick=False)
