@@ -85,6 +85,14 @@ def is_list(seed: Any) -> bool:
     return isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim > 0)
 
 
+def require_action(action: torch.Tensor, shape: tuple[int, int], device: torch.device) -> None:
+    """Raises ValueError where an action has another shape or lies on another device."""
+    if tuple(action.shape) != shape:
+        raise ValueError(f"action must have shape {shape}, got {tuple(action.shape)}")
+    if action.device != device:
+        raise ValueError(f"action must be on {device}, got {action.device}")
+
+
 def checked_rows(state: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Returns a state's fields as float64.
 
@@ -109,3 +117,20 @@ def checked_rows(state: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         if rows[name].shape != shapes[name]:
             raise ValueError(f"{name} must be {shapes[name]}, got {rows[name].shape}")
     return rows
+
+
+def require_kind(given: Mapping[str, Any] | None, own: Mapping[str, Any]) -> None:
+    """Refuses a state_dict of an env of another kind.
+
+    Args:
+        given: what the state says of its env; None of a state from before it said anything.
+        own: what this env says.
+
+    Raises:
+        ValueError: with what differs.
+    """
+    if given is None:
+        return
+    differs = [f"{k} {given.get(k)!r} for {v!r}" for k, v in own.items() if given.get(k) != v]
+    if differs:
+        raise ValueError(f"the state is of another env: {', '.join(differs)}")

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ class HelperProcess:
             env=os.environ | _ENVIRONMENT,
             start_new_session=True,  # a terminal's Ctrl-C is this process's to answer
         )
+        self._end = weakref.finalize(self, _ended, self._process)
 
     def send(self, *request: Any) -> None:
         """Sends a request; ``receive`` gets the answer, to the first one there is none.
@@ -65,13 +67,17 @@ class HelperProcess:
         return result
 
     def close(self) -> None:
-        """Ends the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                assert pipe
-                pipe.close()
-        self._process.kill()
-        self._process.wait()
+        """Ends the process, as it ends where nobody holds this any more."""
+        self._end()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            assert pipe
+            pipe.close()
+    process.kill()
+    process.wait()
 
 
 def answer(begin: Callable[..., Callable[..., Any]]) -> None:

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mujoco
@@ -18,6 +19,8 @@ from fastsac.envs.suite import Suite
 
 class Camera:
     """Looks at worlds through the model's first camera, or MuJoCo's free one where it has none.
+
+    A thread of its own draws, since OpenGL belongs to the thread that began it.
 
     Args:
         model: of all worlds.
@@ -36,9 +39,11 @@ class Camera:
         # Nothing larger than this can be rendered.
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         self._physics: Any = Physics.from_model(MjModel(model))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="camera")
         try:
-            assert self._physics.contexts  # made at this access
+            self._thread.submit(getattr, self._physics, "contexts").result()  # made at this access
         except Exception as error:  # each backend has its own
+            self._thread.shutdown()
             reason = " ".join(str(error).split()).rstrip(".")
             raise RuntimeError(
                 f"OpenGL fails here ({reason}); `fastsac doctor` says what rendering needs"
@@ -50,14 +55,13 @@ class Camera:
         Args:
             state: the fields of a state, each (B, ...).
         """
-        return tuple(
-            self._frame({k: v[world] for k, v in state.items()})
-            for world in range(len(state["qpos"]))
-        )
+        rows = [{k: v[i] for k, v in state.items()} for i in range(len(state["qpos"]))]
+        return tuple(self._thread.map(self._frame, rows))
 
     def close(self) -> None:
         """Ends the use of OpenGL."""
-        self._physics.free()
+        self._thread.submit(self._physics.free).result()
+        self._thread.shutdown()
 
     def _frame(self, row: Rows) -> np.ndarray:
         physics = self._physics
@@ -90,30 +94,42 @@ class Cameras:
     """
 
     def __init__(self, suite: Suite, num_envs: int, height: int, width: int):
-        count = min(num_envs, len(os.sched_getaffinity(0)))
-        self._helpers = [HelperProcess(__name__) for _ in range(count)]
-        for helper in self._helpers:
-            helper.send(suite.model, suite.model_fields, width, height)
+        self._count = min(num_envs, len(os.sched_getaffinity(0)))
+        self._of_camera = suite.model, suite.model_fields, width, height
+        self._helpers: list[HelperProcess] = []
+        self._start()
 
     def frames(self, state: Rows) -> np.ndarray:
         """Returns the pictures (n, height, width, 3) uint8 of n worlds.
 
         Raises:
-            RuntimeError: there is no OpenGL here, or a process has ended.
+            RuntimeError: there is no OpenGL here, or a process has ended; the next call starts
+                others.
         """
+        if not self._helpers:
+            self._start()
         worlds = np.array_split(np.arange(len(state["qpos"])), len(self._helpers))
         asked = [(h, rows) for h, rows in zip(self._helpers, worlds, strict=True) if rows.size]
         try:
             for helper, rows in asked:
                 helper.send({k: v[rows] for k, v in state.items()})
             return np.concatenate([helper.receive() for helper, _ in asked])
-        except (EOFError, OSError) as error:
-            raise RuntimeError("a process that rendered has ended") from error
+        except BaseException as error:
+            self.close()  # answers that nobody took would be those to the next requests
+            if isinstance(error, EOFError | OSError):
+                raise RuntimeError("a process that rendered has ended") from error
+            raise
 
     def close(self) -> None:
         """Ends the processes."""
         for helper in self._helpers:
             helper.close()
+        self._helpers = []
+
+    def _start(self) -> None:
+        self._helpers = [HelperProcess(__name__) for _ in range(self._count)]
+        for helper in self._helpers:
+            helper.send(*self._of_camera)
 
 
 def serve() -> None:

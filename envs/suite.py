@@ -15,7 +15,7 @@ import numpy as np
 from dm_control import suite as dm_suite
 
 from fastsac.envs.randomization import NONE, Randomization
-from fastsac.envs.registry import Task
+from fastsac.envs.registry import Task, find
 
 # Of a state, besides the model fields that are per world. The warm start makes a state whole: from
 # it the solver goes on exactly where it was.
@@ -167,11 +167,19 @@ class Suite:
         """Seconds of simulated time per control step."""
         return self.model.opt.timestep * self.substeps
 
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What a state's env must have in common with one that goes on from it."""
+        name, steps = self.task.full_name, self.substeps
+        return {"task": name, "substeps": steps, "frame_stack": self.frames}
+
     @functools.cached_property
     def state_fields(self) -> tuple[str, ...]:
         """The names of MjData's arrays that make up a state of this task."""
         if self.task.domain:
-            return STATE
+            # A reward that a user put in the task's place may read it.
+            own = find(self.task.full_name).reward is self.task.reward
+            return STATE if own else (*STATE, "time")
         data = mujoco.MjData(self.model)
         return (*STATE, *(k for k in REST if np.size(getattr(data, k))))
 

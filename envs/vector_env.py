@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from fastsac.envs.arguments import checked_options, checked_rows, checked_seeds, is_list
+from fastsac.envs import arguments
 from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.autoreset import EndedWorlds
 from fastsac.envs.devices import ENVIRONMENTS
@@ -87,6 +87,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.engine = engine
         self.engine_name = engine.name
         self.suite = engine.suite
+        self._kind = engine.suite.kind | {"engine": engine.name, "num_envs": num_envs}
         self._seed = seed
         self._pid = os.getpid()
         self._take, self._give = ARRAYS[array]
@@ -127,12 +128,14 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 engine cannot take.
             RuntimeError: the env was closed.
         """
-        which, spread = checked_options(options, self.num_envs)
-        if is_list(seed) and self.engine_name != "native":
+        which, spread = arguments.checked_options(options, self.num_envs)
+        if arguments.is_list(seed) and self.engine_name != "native":
             raise ValueError(
                 f"a seed a world needs the engine native; {self.engine_name} takes one for all"
             )
-        seed, of_worlds = checked_seeds(seed, self.num_envs, which)
+        seed, of_worlds = arguments.checked_seeds(seed, self.num_envs, which)
+        if spread and of_worlds:
+            raise ValueError("spread_clocks goes with one seed, not with one a world")
         use(ENVIRONMENTS)
         if self._state == "closed":
             raise RuntimeError(_WRONG_STATE["closed"])
@@ -205,8 +208,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             return None
         self._require_ready()
         if self._camera is None:
-            suite = self.suite
-            self._camera = Camera(suite.model, suite.model_fields, *self.frame_size)
+            self._camera = Camera(self.suite.model, self.suite.model_fields, *self.frame_size)
         return self._camera.frames({k: v.cpu().numpy() for k, v in self.engine.get_state().items()})
 
     @property
@@ -246,7 +248,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         self._require_ready()
         shapes = {k: tuple(v.shape) for k, v in self.engine.get_state().items()}
-        obs = self.engine.set_state(checked_rows(state, shapes))
+        obs = self.engine.set_state(arguments.checked_rows(state, shapes))
         if self._ended:
             self._ended.put(obs)
         return self._observed(self._handed_out(obs))
@@ -259,18 +261,23 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         self._require_ready()
         ended = self._ended and self._ended.state_dict()
-        return {"seed": self._seed, "engine": self.engine.state_dict(), "ended": ended}
+        state = {"seed": self._seed, "engine": self.engine.state_dict(), "ended": ended}
+        return state | {"of": self._kind}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state_dict of an env of the same task, engine and number of worlds.
 
         The observation to act on is the one that was returned before state_dict was called.
+
+        Raises:
+            ValueError: the state is of another kind of env; nothing was changed.
         """
         use(ENVIRONMENTS)
         if self._state == "closed":
             raise RuntimeError(_WRONG_STATE["closed"])
         if self._state == "sent":
             self.recv()
+        arguments.require_kind(state.get("of"), self._kind)
         if (state.get("ended") is None) != (self._ended is None):
             raise ValueError("the state is of an env with another autoreset_mode")
         self._state = "new"  # if it fails, the worlds must be reset
@@ -290,14 +297,14 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._state = "closed"
         if os.getpid() != self._pid:  # a child of fork has none of them
             return
+        self.engine.close()
         if self._camera:
             self._camera.close()
-        self.engine.close()
 
     def _send(self, action: Array, overlap: bool) -> None:
         self._require_ready()
         action = self._take(action)
-        self._check_action(action)
+        arguments.require_action(action, (self.num_envs, self.action_dim), self.device)
         if self._ended:
             action = self._ended.action(action)
         self.engine.send(action.detach().to(self.engine.device).contiguous(), overlap)
@@ -336,10 +343,3 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         use(ENVIRONMENTS)
         if self._state != "ready":
             raise RuntimeError(_WRONG_STATE[self._state])
-
-    def _check_action(self, action: torch.Tensor) -> None:
-        expected = (self.num_envs, self.action_dim)
-        if tuple(action.shape) != expected:
-            raise ValueError(f"action must have shape {expected}, got {tuple(action.shape)}")
-        if action.device != self.device:
-            raise ValueError(f"action must be on {self.device}, got {action.device}")

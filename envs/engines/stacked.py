@@ -48,7 +48,7 @@ class Stacked:
         obs, frames = self._engine.restart(worlds, seeds), self._now()
         where = torch.from_numpy(worlds.copy()).to(obs.device)
         self._frames = torch.where(where[:, None, None], self._filled(obs), frames)
-        return self._frames.flatten(1)
+        return self._flat()
 
     def recv(self) -> Step:
         """See Engine.recv."""
@@ -58,7 +58,7 @@ class Stacked:
         if self.autoreset:
             self._frames = torch.where(step.done[:, None, None], self._filled(step.obs), last)
         final_obs = last.flatten(1).masked_fill(step.invalid[:, None], 0)
-        return step._replace(obs=self._frames.flatten(1), final_obs=final_obs)
+        return step._replace(obs=self._flat(), final_obs=final_obs)
 
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """See Engine.set_state."""
@@ -73,13 +73,16 @@ class Stacked:
         self._engine.load_state_dict({k: v for k, v in state.items() if k != "frames"})
         self._frames = state["frames"].to(self._engine.device)
 
+    def _flat(self) -> torch.Tensor:
+        return self._now().flatten(1).clone()  # the caller's own
+
     def _now(self) -> torch.Tensor:
         assert self._frames is not None, "reset comes first"
         return self._frames
 
     def _all(self, obs: torch.Tensor) -> torch.Tensor:
         self._frames = self._filled(obs)
-        return self._frames.flatten(1)
+        return self._flat()
 
     def _filled(self, obs: torch.Tensor) -> torch.Tensor:
         return obs[:, None].repeat(1, self._count, 1)

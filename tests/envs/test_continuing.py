@@ -89,3 +89,23 @@ def test_a_state_dict_needs_a_reset_and_no_step_under_way():
     env.close()
     with pytest.raises(RuntimeError, match="closed"):
         env.load_state_dict(state)
+
+
+OTHERS = {
+    "num_envs": ({"num_envs": 3}, "num_envs 2 for 3"),
+    "task": ({"task": "cartpole_balance"}, "task 'pendulum_swingup' for 'cartpole_balance'"),
+    "action_repeat": ({"action_repeat": 2}, "substeps 1 for 2"),
+    "frame_stack": ({"frame_stack": 2}, "frame_stack 1 for 2"),
+}
+
+
+@pytest.mark.parametrize(("changed", "words"), OTHERS.values(), ids=OTHERS.keys())
+def test_a_state_of_another_env_is_refused(changed, words, make):
+    kind = {"task": "pendulum_swingup", "num_envs": 2}
+    env, other = make(**kind), make(**kind | changed)
+    env.reset(seed=0)
+    other.reset(seed=1)
+    before = other.get_state()["qpos"].clone()
+    with pytest.raises(ValueError, match=f"the state is of another env: .*{words}"):
+        other.load_state_dict(env.state_dict())
+    assert torch.equal(other.get_state()["qpos"], before)

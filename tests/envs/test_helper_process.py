@@ -1,5 +1,6 @@
 """Initial states that processes draw: the same rows, and no process that stays or is missed."""
 
+import gc
 import logging
 import os
 import signal
@@ -189,3 +190,12 @@ time.sleep(100)
     while any(map(is_there, started)):
         assert time.monotonic() < ends
         time.sleep(0.05)
+
+
+def test_it_ends_with_the_env_that_nobody_holds():
+    env = fastsac.make("pendulum_swingup", 2, pixels=(8, 8))
+    pids = [helper._process.pid for helper in env.engine._cameras._helpers]
+    assert pids and all(map(is_there, pids))
+    del env
+    gc.collect()
+    assert not any(map(is_there, pids))

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import fastsac
+from fastsac.envs.helper_process import HelperProcess
 from fastsac.envs.registry import find
 from fastsac.envs.rendering import Camera
 from fastsac.envs.suite import load, load_suite
@@ -82,3 +84,41 @@ def test_no_opengl_gets_a_sentence():
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.startswith("OpenGL fails here (") and "fastsac doctor" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_any_thread_may_render_and_close(make):
+    env = fastsac.make("pendulum_swingup", array="numpy")
+    env.reset(seed=0)
+    with ThreadPoolExecutor(1) as other:
+        (there,) = other.submit(env.render).result()
+        np.testing.assert_array_equal(there, env.render()[0])
+        other.submit(env.render).result()
+    env.close()
+
+
+def test_an_interrupt_leaves_no_old_pictures_behind(make, monkeypatch):
+    env, other = (make("pendulum_swingup", 2, array="numpy", pixels=(24, 32)) for _ in range(2))
+    for one in (env, other):
+        one.reset(seed=0)
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(HelperProcess, "receive", interrupted)
+        env.step(np.ones((2, 1)))
+    for one in (env, other):
+        one.reset(seed=7)
+    ours, theirs = ([one.step(np.ones((2, 1)))[0] for _ in range(2)] for one in (env, other))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_helper_that_died_is_replaced_at_the_next_reset(make):
+    env = make("pendulum_swingup", 2, array="numpy", pixels=(24, 32))
+    env.reset(seed=0)
+    for helper in env.engine._cameras._helpers:
+        helper._process.kill()
+        helper._process.wait()
+    with pytest.raises(RuntimeError, match="a process that rendered has ended"):
+        env.step(np.ones((2, 1)))
+    assert env.reset(seed=0)[0].std() > 1

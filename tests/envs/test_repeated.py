@@ -166,3 +166,34 @@ def test_frames_of_parts():
 def test_refusals(make, kwargs, error, sentence):
     with pytest.raises(error, match=sentence):
         make(TASK, 1, **kwargs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_ended_world_stays_where_its_episode_ended(make, engine):
+    """Five control steps are a step of three and one of two."""
+    limit = {"time_limit": 0.1, "autoreset_mode": "DISABLED"}
+    env, plain = make(TASK, 2, engine, action_repeat=3, **limit), make(TASK, 2, engine, **limit)
+    for one, steps in ((env, 2), (plain, 5)):
+        one.reset(seed=3)
+        for _ in range(steps):
+            one.step(torch.ones(2, 1))
+    expected = plain.get_state()["qpos"]
+    assert torch.equal(env.get_state()["qpos"], expected)
+    again = make(TASK, 2, engine, action_repeat=3, **limit)
+    again.load_state_dict(env.state_dict())
+    assert torch.equal(again.get_state()["qpos"], expected)
+    env.set_state({"qvel": np.zeros((2, 1))})
+    assert torch.equal(env.get_state()["qpos"], expected)
+    again.reset(options={"reset_mask": np.array([True, False])})
+    now = again.get_state()["qpos"]
+    assert now[1] == expected[1] and now[0] != expected[0]
+
+
+def test_a_reward_that_reads_the_time_goes_on(make):
+    env, other = (make(TASK, 2, reward_fn=lambda physics: physics.time) for _ in range(2))
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(torch.zeros(2, 1))
+    other.load_state_dict(env.state_dict())
+    assert other.step(torch.zeros(2, 1))[1].tolist() == pytest.approx([0.12, 0.12])
+    assert "time" not in make(TASK, 1).suite.state_fields

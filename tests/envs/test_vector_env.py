@@ -182,13 +182,23 @@ def test_calls_out_of_order_get_a_sentence(make):
     env.close()
 
 
-def test_what_step_returns_is_the_callers(make):
-    env = make("reacher_easy", num_envs=2)
-    env.reset(seed=0)
-    obs, _, _, _, info = env.step(torch.zeros(2, 2))
-    before = info["final_obs"].clone()
-    obs.zero_()
-    assert torch.equal(info["final_obs"], before)
+DRESSES = [{}, {"frame_stack": 3}, {"action_repeat": 2}, {"autoreset_mode": "NEXT_STEP"}]
+
+
+@pytest.mark.parametrize("dress", DRESSES, ids=str)
+@pytest.mark.parametrize("array", ["torch", "numpy"])
+def test_what_it_returns_is_the_callers(make, dress, array):
+    """Written over, it changes nothing of what else there is or comes."""
+    env, untouched = (make("reacher_easy", 2, array=array, **dress) for _ in range(2))
+    action = torch.zeros(2, 2) if array == "torch" else np.zeros((2, 2), np.float32)
+    obs, expected = (one.reset(seed=0)[0] for one in (env, untouched))
+    for _ in range(3):
+        obs[:] = 7
+        (obs, *_, info), (expected, *_, of_expected) = env.step(action), untouched.step(action)
+        assert (obs == expected).all()
+        obs[:] = 8
+        assert (info["final_obs"] == of_expected["final_obs"]).all()
+        info["final_obs"][:] = 9
 
 
 @pytest.mark.parametrize("engine", ENGINES)
