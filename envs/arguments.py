@@ -1,5 +1,7 @@
 """What users give to make, reset and set_state: numbers, seeds, options and states."""
 
+import math
+import numbers
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +24,18 @@ def integer(name: str, value: Any, least: int) -> int:
         shown = " ".join(repr(value).split())[:100]
         raise ValueError(f"{name} must be an integer of at least {least}, got {shown}")
     return number
+
+
+def seconds(name: str, value: Any, finite: bool = False) -> float:
+    """Returns a positive number of any type as Python's.
+
+    Raises:
+        ValueError: it is none, or not above 0, or infinite where that is not allowed.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and value > 0 and (value != math.inf or not finite)):  # nor is NaN
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
 
 
 def checked_options(options: Any, num_envs: int) -> tuple[np.ndarray | None, bool]:

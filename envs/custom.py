@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from dm_control.suite import base
 from mujoco.batch import Batch
 
 import fastsac.envs.tasks  # noqa: F401  (so that a name of the suite's is known to be taken)
+from fastsac.envs.arguments import seconds
 from fastsac.envs.c_fields import RecordedFields
 from fastsac.envs.devices import ENVIRONMENTS
 from fastsac.envs.model_fields import WrittenFields, field, write_field
@@ -87,10 +87,8 @@ def register(
         raise ValueError(f"task {name}: randomised must be a list of names, got {randomised!r}")
     if any(form.fullmatch(name) for form in name_forms()):
         raise ValueError(f"task {name!r} is the suite's")
-    for limit, seconds in (("time_limit", time_limit), ("control_timestep", control_timestep)):
-        finite = limit == "time_limit" or seconds != math.inf
-        if not (isinstance(seconds, int | float) and seconds > 0 and finite):  # nor is NaN
-            raise ValueError(f"task {name}: {limit} must be positive, got {seconds!r}")
+    time_limit = seconds(f"task {name}: time_limit", time_limit)
+    timestep = seconds(f"task {name}: control_timestep", control_timestep, finite=True)
     file = running()
     source = model_source(name, mjcf)
     if file and file.keeps:
@@ -111,7 +109,7 @@ def register(
             load=lambda random: _Environment(
                 DmPhysics.from_model(MjModel(copy.copy(model))),
                 _Task(task, initialize, random),
-                control_timestep=control_timestep,
+                control_timestep=timestep,
                 time_limit=time_limit,
             ),
             file=str(file.path) if file else "",

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
 import fastsac.envs.tasks  # noqa: F401  (registers the tasks)
-from fastsac.envs.arguments import integer
+from fastsac.envs.arguments import integer, seconds
 from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.devices import (
     EngineUnavailable,
@@ -170,16 +171,13 @@ def _function(name: str, given: Any) -> Any:
 
 
 def _size(pixels: Any) -> tuple[int, int]:
-    if not (isinstance(pixels, list | tuple) and len(pixels) == 2):
+    if np.shape(pixels) != (2,):
         raise ValueError(f"pixels are a height and a width, got {pixels!r}")
     return integer("the height of pixels", pixels[0], 1), integer("their width", pixels[1], 1)
 
 
 def _steps(time_limit: Any, suite: Suite) -> int:
-    is_number = isinstance(time_limit, int | float) and not isinstance(time_limit, bool)
-    if not (is_number and time_limit > 0):  # nor is NaN
-        raise ValueError(f"time_limit must be positive, got {time_limit!r}")
-    steps = time_limit / suite.control_timestep
+    steps = seconds("time_limit", time_limit) / suite.control_timestep
     return math.ceil(steps) if steps < ENDLESS else ENDLESS
 
 

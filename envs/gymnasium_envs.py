@@ -35,7 +35,8 @@ class GymnasiumVectorEnv(VectorEnv):
         of_make: other arguments of ``fastsac.make``, such as engine and autoreset_mode.
 
     Raises:
-        ValueError: besides those of ``fastsac.make``, another render_mode.
+        ValueError: besides those of ``fastsac.make``, another render_mode, or an argument that
+            gymnasium fixes, such as array.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class GymnasiumVectorEnv(VectorEnv):
         remake = functools.partial(type(self), task, num_envs, seed=seed, **picture, **of_make)
         self.render_mode, self.frame_size = _checked(**picture)
         first = _drawn_seed() if seed is None else seed
+        _refuse(of_make, "array")
         env = make(task, num_envs, seed=first, array="numpy", **of_make)
         mode, env.closed = env.autoreset_mode, True  # its engine goes over to this one
         of_env = env.engine, env.num_envs, env.device
@@ -118,7 +120,8 @@ class GymnasiumEnv(gymnasium.Env):
         of_make: other arguments of ``fastsac.make``, such as engine.
 
     Raises:
-        ValueError: besides those of ``fastsac.make``, another render_mode.
+        ValueError: besides those of ``fastsac.make``, another render_mode, or an argument that
+            gymnasium fixes, such as array.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
@@ -134,6 +137,7 @@ class GymnasiumEnv(gymnasium.Env):
         picture: dict[str, Any] = {"render_mode": render_mode, "width": width, "height": height}
         self._remake = functools.partial(type(self), task, **picture, **of_make)
         self.render_mode, frame_size = _checked(**picture)
+        _refuse(of_make, "num_envs", "array", "autoreset_mode")
         self._worlds = make(
             task, 1, array="numpy", autoreset_mode=AutoresetMode.DISABLED, **of_make
         )
@@ -199,6 +203,13 @@ class GymnasiumEnv(gymnasium.Env):
 
     def __reduce__(self) -> Any:
         return self._remake, (), {"spec": self.spec}
+
+
+def _refuse(of_make: Mapping[str, Any], *fixed: str) -> None:
+    """Raises ValueError where arguments of make are given that this env has its own for."""
+    for name in fixed:
+        if name in of_make:
+            raise ValueError(f"this env takes no {name}: it is of gymnasium's own kind")
 
 
 def _checked(render_mode: str | None, width: int, height: int) -> tuple[Any, tuple[int, int]]:

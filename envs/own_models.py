@@ -78,6 +78,6 @@ def _files_below(xml: str, folder: Path) -> set[Path]:
         for entry in folder.iterdir():
             (stand_in / entry.name).symlink_to(entry)
         text = stand_in / f"{stand_in.name}.xml"
-        text.write_text(xml)
+        text.write_text(xml, encoding="utf-8")
         files = files_of_model(text) - {text}
         return {folder / file.relative_to(stand_in) for file in files if stand_in in file.parents}

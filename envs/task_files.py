@@ -110,7 +110,7 @@ def digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, UnicodeError):  # a name that the locale cannot write
         return ""
 
 

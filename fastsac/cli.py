@@ -1,6 +1,7 @@
 """The ``fastsac`` command: parses and delegates."""
 
 import argparse
+import io
 import json
 import math
 import os
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP, end="")
         return 0
     command, *rest = args
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack a name's letters
     try:
         _require_typable(args)
         if command not in _COMMANDS:
@@ -294,11 +297,11 @@ def _runs(args: list[str]) -> None:
 
 def _report(args: list[str]) -> None:
     parser = Parser(prog="fastsac report", description="Writes one self-contained page about runs.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory; --suite: or zoo:")
     parser.add_argument("--suite", action="store_true", help="a card a task of the runs below RUN")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
     parser.add_argument("--no-video", action="store_true", help="leave the films out")
-    parsed = parser.parse_args(args)
+    parsed = parser.parse_intermixed_args(args)
     from fastsac.show import report, suite_page
 
     write = suite_page.write_suite if parsed.suite else report.write_report
@@ -321,11 +324,8 @@ def _bench(args: list[str]) -> None:
 
 def _doctor(args: list[str]) -> None:
     parser = Parser(prog="fastsac doctor", description="Says what works on this machine.")
-    parser.add_argument(
-        "--gpu",
-        action="store_true",
-        help="check the GPU's path instead, within 90 s; exit code 1 if there is none or one fails",
-    )
+    help = "check the GPU's path instead, within 90 s; exit code 1 if there is none or one fails"
+    parser.add_argument("--gpu", action="store_true", help=help)
     from fastsac.show.doctor import print_gpu_report, print_report
 
     print_gpu_report() if parser.parse_args(args).gpu else print_report()

@@ -1,9 +1,12 @@
 """Checks of a configuration's fields against their annotations, and of anything else it needs."""
 
 import functools
+import operator
 import reprlib
 import types
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from fastsac.errors import ConfigError
 
@@ -18,7 +21,7 @@ def require(holds: bool, sentence: str) -> None:
 
 
 def require_types(config: Any) -> None:
-    """Refuses a value that is none of its field's annotation.
+    """Refuses a value that is none of its field's annotation; numpy's numbers become Python's.
 
     Args:
         config: an instance of a dataclass whose fields are named as their flags are.
@@ -27,13 +30,33 @@ def require_types(config: Any) -> None:
         ConfigError: with the flag, what it takes and what it got.
     """
     for name, kind in _annotations(config.__class__).items():
-        if not _is_a(value := getattr(config, name), kind):
+        value = getattr(config, name)
+        if (plain := _plain(value)) is not value:
+            object.__setattr__(config, name, plain)  # which may be frozen
+        if not _is_a(plain, kind):
             try:
                 got = " ".join(reprlib.repr(value).split())
             except ValueError:  # an integer of more digits than Python prints
                 got = f"{type(value).__name__} of unprintable size"
             flag = f"--{name.replace('_', '-')}" if name not in ("task", "sac") else name
             raise ConfigError(f"{flag} must be {_in_words(kind)}, got {got}")
+
+
+def integers(*values: Any) -> tuple[int, ...] | None:
+    """Returns integers of any type as Python's, or None where one is no integer."""
+    try:
+        flags = any(isinstance(value, bool | np.bool_) for value in values)
+        return None if flags else tuple(map(operator.index, values))
+    except TypeError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple) and any(isinstance(part, np.generic) for part in value):
+        return tuple(map(_plain, value))
+    return value
 
 
 @functools.cache

@@ -33,7 +33,10 @@ class VecEnv(_VecEnv):
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """How many control steps each world's episode is old, (B,) int64; may be set."""
+        """How many control steps each world's episode is old, (B,) int64.
+
+        A copy: to change ages assign a whole tensor, as rsl_rl does.
+        """
         return self.env.engine.clocks().to(self.device)
 
     @episode_length_buf.setter

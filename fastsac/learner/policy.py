@@ -103,7 +103,8 @@ class Policy:
                 f"(B, {self.obs_dim}), got {tuple(tensor.shape)}"
             )
         use_threads(self._device)
-        action = self.network(torch.atleast_2d(tensor))
+        with torch.autocast(self._device.type, enabled=False):
+            action = self.network(torch.atleast_2d(tensor))
         action = action.reshape(*tensor.shape[:-1], self.action_dim)
         return action if isinstance(obs, torch.Tensor) else action.cpu().numpy()
 

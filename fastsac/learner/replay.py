@@ -11,6 +11,7 @@ from fastsac.kernels import replay_gather
 from fastsac.learner.flat_weights import use_threads
 from fastsac.learner.normalizer import RunningNorm
 from fastsac.seeding import stream_seed
+from fastsac.typed_fields import integers
 
 
 class Batch(NamedTuple):
@@ -58,11 +59,12 @@ class ReplayBuffer:
         device: str | torch.device = "cpu",
         seed: int = 0,
     ):
-        if any(type(x) is not int or x < 1 for x in (capacity, obs_dim, action_dim)):
+        sizes = integers(capacity, obs_dim, action_dim)
+        if not sizes or min(sizes) < 1:
             raise ConfigError(
                 "capacity, obs_dim and action_dim of a replay must be positive integers"
             )
-        self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim
+        self.capacity, self.obs_dim, self.action_dim = capacity, obs_dim, action_dim = sizes
         self._widths = (obs_dim, action_dim, 1, 1, obs_dim, 1, 1)  # of Batch's fields
         require_memory(capacity * row_bytes(obs_dim, action_dim), torch.device(device), capacity)
         use_threads(torch.device(device))
@@ -143,8 +145,10 @@ class ReplayBuffer:
             ValueError: the buffer is empty, or batch_size no positive integer.
         """
         use_threads(self.device)
-        if type(batch_size) is not int or batch_size < 1:
+        (count,) = integers(batch_size) or (0,)
+        if count < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+        batch_size = count
         if self.added == 0:
             raise ValueError("cannot sample from an empty replay buffer")
         # float64: float32 has 2**24 steps in [0, 1), too few for a large buffer.

@@ -229,7 +229,8 @@ class SAC(LearnerState):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         use_threads(self.device)
-        with float32_matmuls(self.config.precision), strict_kernels(self._fallback.strict):
+        own = torch.autocast(self.device.type, enabled=False)  # --precision decides
+        with own, float32_matmuls(self.config.precision), strict_kernels(self._fallback.strict):
             yield
 
     def _act(

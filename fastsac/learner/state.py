@@ -14,6 +14,7 @@ from fastsac.learner.networks import Actor, Critics
 from fastsac.learner.normalizer import RunningNorm
 from fastsac.learner.peers import Peers
 from fastsac.seeding import stream_seed
+from fastsac.typed_fields import integers
 
 
 class LearnerState:
@@ -49,10 +50,12 @@ class LearnerState:
         peers: Peers | None = None,
         dtype: torch.dtype = torch.float32,
     ):
-        if any(type(x) is not int or not 0 < x < 2**31 for x in (obs_dim, action_dim)):
+        sizes = integers(obs_dim, action_dim)
+        if not sizes or not 0 < min(sizes) <= max(sizes) < 2**31:
             raise ConfigError(
                 f"obs_dim and action_dim are positive int32, got {obs_dim!r} and {action_dim!r}"
             )
+        obs_dim, action_dim = sizes
         self.config = config
         self.device = torch.empty(0, device=device).device  # with its number, which "cuda" lacks
         use_threads(self.device)

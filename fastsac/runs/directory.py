@@ -1,5 +1,6 @@
 """A run's directory: configuration, machine, result, and the lock that guards it."""
 
+import contextlib
 import datetime
 import fcntl
 import itertools
@@ -40,10 +41,13 @@ class RunDirectory:
 
     Raises:
         RunError: another process trains there, or the directory cannot be written.
+
+    Attributes:
+        path: absolute, since the program may go to another directory meanwhile.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = path.absolute()
         try:
             self._lock = (path / LOCK).open("a")
         except OSError as error:
@@ -115,6 +119,13 @@ def create(config: Mapping[str, Any], needed_bytes: int) -> RunDirectory:
         shutil.rmtree(path)
         raise RunError(f"cannot write to --run-dir {path}: {error.strerror or error}") from error
     return directory
+
+
+def shown(path: Path) -> Path:
+    """Returns a path as the user is told it: from where the program is, if it lies below."""
+    with contextlib.suppress(ValueError, OSError):
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def short_name(task: str) -> str:

@@ -12,7 +12,7 @@ import fastsac
 from fastsac.errors import RunError
 from fastsac.runs import zoo
 from fastsac.runs.directory import short_name
-from fastsac.runs.listing import Json, find_runs, read_machine, read_progress
+from fastsac.runs.listing import Json, describe, find_runs, read_machine, read_progress
 from fastsac.show import report
 
 # What the page can be sorted by, the first at first.
@@ -29,8 +29,8 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
         video: show films, as ``report.write_report`` does.
 
     Raises:
-        RunError: there are no runs, one is damaged, there is nowhere to write, or a library is
-            missing.
+        RunError: there are no runs, or none that is not damaged (of others the page gives the
+            reasons), there is nowhere to write, or a library is missing.
     """
     template = report.page_template("suite.html")
     report.require_page(output)
@@ -43,9 +43,15 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
     if not found and not any(map(zoo.is_name, places)):
         raise RunError(f"there are no runs in {', '.join(places)}")
     of_task: dict[str, list[Json]] = {}
+    damaged = []
     for run in found.values():
-        row = report.row_of(run)
-        of_task.setdefault(short_name(row["task"]), []).append(row)
+        row = describe(run)
+        if row["state"] == "damaged":
+            damaged.append(row["reason"])
+        else:
+            of_task.setdefault(short_name(row["task"]), []).append(row)
+    if damaged and not of_task:
+        raise RunError(damaged[0])
     tasks = []
     for name, rows in of_task.items():
         best = max(rows, key=lambda row: _sortable(row["eval_return"]))
@@ -56,6 +62,7 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
     _rank(tasks)
     page = template.render(
         tasks=tasks,
+        damaged=damaged,
         orders=_ORDERS,
         version=fastsac.__version__,
         date=datetime.date.today().isoformat(),

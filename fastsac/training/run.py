@@ -17,7 +17,7 @@ import torch
 from fastsac.envs.devices import require_jax_cpu
 from fastsac.errors import CheckpointError, NotFiniteError, RunError
 from fastsac.runs.checkpoints import Resumed
-from fastsac.runs.directory import RESULT, RunDirectory, create
+from fastsac.runs.directory import RESULT, RunDirectory, create, shown
 from fastsac.runs.metrics import MetricsWriter
 from fastsac.runs.wandb_run import require_wandb
 from fastsac.training.background_evaluation import RunEvaluations, Snapshot
@@ -127,7 +127,7 @@ class TrainingRun:
             how += f" in each of {ranks.size} ranks"
         whither = f"going on at step {self.state.steps:,} of" if loaded else "run in"
         self._metrics.say(
-            f"fastsac: {how}, learner on {self.state.env.device}, {whither} {self.path}"
+            f"fastsac: {how}, learner on {self.state.env.device}, {whither} {shown(self.path)}"
         )
 
     def _loaded(self, run_dir: Path) -> Resumed:
@@ -244,7 +244,7 @@ class TrainingRun:
         if signal and path:
             self._metrics.say(
                 f"{signal.name} at step {self.state.steps:,}, checkpoint {path}\n"
-                f"go on: fastsac train --resume {self.path}"
+                f"go on: fastsac train --resume {shown(self.path)}"
             )
 
     def finish(self) -> TrainResult:
@@ -275,11 +275,12 @@ class TrainingRun:
             self._directory.write(RESULT, figures | result.as_dict())
         except OSError as error:
             self._metrics.say(f"warning: {error}")
+        newest, run = shown(self._saving.newest or self.path), shown(self.path)
         self._metrics.say(
             f"trained {done.steps:,} steps and {done.updates:,} updates in {done.seconds:.0f} s\n"
             f"return in dm_control over {len(result.returns)} episodes: "
             f"{result.mean:.1f} +- {result.std:.1f}\n"
-            f"checkpoint {self._saving.newest}\nagain: fastsac eval {self.path}"
+            f"checkpoint {newest}\nagain: fastsac eval {run}"
         )
 
     def _close_profiler(self) -> None:

@@ -71,7 +71,7 @@ WRONG = {
     "a terminate of False": (dict(terminate=False), "terminate must be a function, got False"),
     "a name of no text": (dict(name=3), "letters, digits, - and _, got 3"),
     "a field alone": (dict(randomised="geom_size"), "must be a list of names, got 'geom_size'"),
-    "a time in words": (dict(time_limit="long"), "time_limit must be positive, got 'long'"),
+    "a time in words": (dict(time_limit="long"), "must be a positive number, got 'long'"),
 }  # fmt: skip
 
 

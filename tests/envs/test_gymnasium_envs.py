@@ -299,3 +299,19 @@ def test_a_state_dict_holds_the_episodes_returns_and_lengths(vec):
             ends.append([info["final_info"]["episode"] for info in infos])
     assert ends and all(data_equivalence(*pair) for pair in ends)
     assert 300 < ends[0][0]["l"].max() and ends[0][0]["r"].max() > 0
+
+
+@pytest.mark.parametrize("name", ["array", "num_envs", "autoreset_mode"])
+def test_what_gymnasium_fixes_is_refused(name):
+    task = "fastsac.envs:fastsac/pendulum_swingup-v0"
+    with pytest.raises(ValueError, match=f"this env takes no {name}"):
+        gymnasium.make(task, **{name: "numpy"})
+    if name == "array":
+        with pytest.raises(ValueError, match="this env takes no array"):
+            gymnasium.make_vec(task, num_envs=2, array="numpy")
+
+
+def test_spread_clocks_goes_with_one_seed(vec):
+    env = vec()
+    with pytest.raises(ValueError, match="goes with one seed, not with one a world"):
+        env.reset(seed=[1, 2, 3], options={"spread_clocks": True})

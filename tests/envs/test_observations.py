@@ -154,12 +154,17 @@ def test_a_diverged_world_is_black_and_begins_anew(make):
     assert not info["final_obs"][0].any() and info["final_obs"][1].any() and obs[0].any()
 
 
+def test_numbers_of_any_type_are_taken(make):
+    assert make(TASK, 1, time_limit=np.float32(0.5)).max_episode_steps == 20
+    assert make(TASK, np.int64(2), time_limit=np.int64(1), action_repeat=np.int8(2)).num_envs == 2
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"time_limit": float("nan")}, "time_limit must be positive, got nan"),
-        ({"time_limit": 0}, "time_limit must be positive, got 0"),
-        ({"time_limit": "5"}, "time_limit must be positive, got '5'"),
+        ({"time_limit": float("nan")}, "time_limit must be a positive number, got nan"),
+        ({"time_limit": 0}, "time_limit must be a positive number, got 0"),
+        ({"time_limit": "5"}, "time_limit must be a positive number, got '5'"),
         ({"pixels": 84}, "pixels are a height and a width, got 84"),
         ({"pixels": (84, 0)}, "their width must be an integer of at least 1"),
     ],

@@ -71,9 +71,12 @@ def test_no_runs_and_damage_are_a_sentence(runs, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
     (runs / "walker/config.json").write_text("{")
-    assert main(["report", "--suite", str(runs), "-o", str(tmp_path / "a.html")]) == 2
+    assert main(["report", "--suite", str(runs / "walker"), "-o", str(tmp_path / "a.html")]) == 2
     assert "config.json, line 1: " in capsys.readouterr().err
     assert not (tmp_path / "a.html").exists()
+    text = page(runs, tmp_path / "a.html", "--no-video")
+    assert text.count('class="task"') == 4 and text.count("Left out: ") == 1
+    assert "walker/config.json, line 1: " in text
 
 
 def test_policies_of_the_zoo_stand_where_a_task_has_no_run(runs, tmp_path, capsys):

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastsac
@@ -340,3 +341,13 @@ def test_the_number_of_worlds_picks_the_preset(num_envs, preset, monkeypatch):
     assert config == parsed(monkeypatch, f"--num_envs={num_envs}")
     named = parsed(monkeypatch, "--num-envs", str(num_envs), "--preset", "seed")
     assert named == preset_config("cartpole_swingup", "seed", num_envs=num_envs)
+
+
+def test_numpys_numbers_are_taken_and_kept_as_pythons():
+    config = TrainConfig("x", total_steps=np.int64(9000), sac=SACConfig(gamma=np.float32(0.5)))
+    assert type(config.total_steps) is int and config.sac.gamma == 0.5
+    assert type(config.sac.gamma) is float
+    assert SACConfig(hidden_sizes=(np.int32(8), 8)).hidden_sizes == (8, 8)
+    assert SACConfig(layer_norm=np.bool_(True)).layer_norm is True
+    with pytest.raises(ConfigError, match="--total-steps must be an integer"):
+        TrainConfig("x", total_steps=np.float64(9000.0))
