@@ -12,7 +12,7 @@ _HOW = """
 Written by `fastsac bench offline --page` from the rows that `fastsac bench offline` made
 (`make prove-gpu` does both, on any machine).
 
-**These are counts of compilers, not times.** No GPU was there when they were made. Each program was compiled
+**These are counts of compilers, not times.** No GPU was there. Each program was compiled
 for the device named, down to machine code, on a CPU: MJX's and the tasks' functions by XLA, Warp's
 kernels by NVRTC. What XLA launches was read from the compiled program, what Warp launches was
 written down as it would have launched it. How long a launch takes, what the device does at once,
