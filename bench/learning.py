@@ -199,7 +199,7 @@ def report(directory: Path) -> None:
     text = table(summaries, next(iter(rows.values()))["baseline"])
     print(text)
     finals = {
-        task: max(float(interquartile_mean(one.final)) for one in settings.values())
+        task: float(np.fmax.reduce([interquartile_mean(one.final) for one in settings.values()]))
         for task, settings in summaries.items()
     }
     if len(finals) > len(tasks()) / 2:

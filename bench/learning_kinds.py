@@ -65,12 +65,14 @@ def draw_kinds(kinds: Mapping[str, Mapping[str, float | None]]) -> Any:
         returns = shown[kind]
         names = [*returns][::-1]
         values = [returns[name] for name in names]
-        panel.set(title=kind, xlim=(0, 1000), ylim=(-0.7, rows - 0.3))
+        least = min(0.0, *(value for value in values if value is not None))
+        panel.set(title=kind, xlim=(least, 1000), ylim=(-0.7, rows - 0.3))
         panel.set_yticks(range(len(names)), names, color=INK)
         at = [(v, i) for i, v in enumerate(values) if v is not None]
         panel.barh([i for _, i in at], [v for v, _ in at], height=0.6, alpha=0.6)
         lacking = [i for i, v in enumerate(values) if v is None]
-        panel.plot([8] * len(lacking), lacking, "x", color=INK, markersize=4, label="no run")
+        if lacking:
+            panel.plot([8] * len(lacking), lacking, "x", color=INK, markersize=4, label="no run")
         median, iqm = median_and_iqm(returns)
         panel.axvline(median, color=INK, linestyle="-", label=f"median {median:.0f}")
         panel.axvline(iqm, color=INK, linestyle="--", label=f"IQM {iqm:.0f}")

@@ -102,6 +102,7 @@ def make(
         ValueError: a number out of range, no such solver, array or autoreset_mode, reward_fn is no
             function, or randomize names no array of the model or draws something of another shape.
         TypeError: reward_fn returns no scalar, or does what cannot be compiled.
+        RuntimeError: pixels, and there is no OpenGL here.
     """
     if not isinstance(task, str):
         raise UnknownTask(f"a task is a name, got {type(task).__name__}")
@@ -112,6 +113,8 @@ def make(
     repeat = integer("action_repeat", action_repeat, 1)
     frames = integer("frame_stack", frame_stack, 1)
     size = None if pixels is None else _size(pixels)
+    if not isinstance(flatten, bool):
+        raise ValueError(f"flatten must be True or False, got {flatten!r}")
     if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     for name, value, known in (("solver", solver, SOLVERS), ("array", array, tuple(ARRAYS))):

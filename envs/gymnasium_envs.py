@@ -159,7 +159,8 @@ class GymnasiumEnv(gymnasium.Env):
             options: there are none.
 
         Returns:
-            obs (obs_dim,) float32, or with flatten=False a dict of its parts, and info.
+            obs (obs_dim,) float32, with flatten=False a dict of its parts, with pixels a picture,
+            and info.
         """
         if options:
             raise ValueError(f"unknown reset option {next(iter(options))!r}; there are none")
@@ -219,7 +220,7 @@ def _checked(render_mode: str | None, width: int, height: int) -> tuple[Any, tup
 
 
 def _first(obs: Any) -> Any:
-    return {k: v[0] for k, v in obs.items()} if isinstance(obs, dict) else obs[0]
+    return {k: np.asarray(v[0]) for k, v in obs.items()} if isinstance(obs, dict) else obs[0]
 
 
 def _drawn_seed() -> int:

@@ -41,7 +41,7 @@ class HelperProcess:
         self._end = weakref.finalize(self, _ended, self._process)
 
     def send(self, *request: Any) -> None:
-        """Sends a request; ``receive`` gets the answer, to the first one there is none.
+        """Sends a request, which ``receive`` gets the answer to; the first one's is None.
 
         Raises:
             OSError: the process has ended.
@@ -72,11 +72,11 @@ class HelperProcess:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
     for pipe in (process.stdin, process.stdout):
         with contextlib.suppress(OSError):
             assert pipe
             pipe.close()
-    process.kill()
     process.wait()
 
 
@@ -84,8 +84,8 @@ def answer(begin: Callable[..., Callable[..., Any]]) -> None:
     """Answers a HelperProcess on standard input and output; what is printed goes to stderr.
 
     Args:
-        begin: takes the first request and returns what answers all others; what either raises is
-            the answer, and without a beginning the last.
+        begin: takes the first request and returns what answers all others, or raises, which is
+            the last answer.
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -97,9 +97,9 @@ def answer(begin: Callable[..., Callable[..., Any]]) -> None:
             return
         try:
             if respond is None:
-                respond = begin(*request)
-                continue
-            result = respond(*request)
+                respond, result = begin(*request), None
+            else:
+                result = respond(*request)
         except Exception as error:
             result = _sendable(error)
         with contextlib.suppress(BrokenPipeError):  # nobody asks any more, as stdin says next

@@ -154,6 +154,7 @@ class InitialStates:
             self._of_thread.drawer = HelperProcess(__name__)
             self._drawers.append(self._of_thread.drawer)
             self._of_thread.drawer.send(self.suite.task.full_name)
+            self._of_thread.drawer.receive()
         return self._of_thread.drawer
 
     def _is_found_by_name(self) -> bool:

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mujoco
@@ -19,8 +18,6 @@ from fastsac.envs.suite import Suite
 
 class Camera:
     """Looks at worlds through the model's first camera, or MuJoCo's free one where it has none.
-
-    A thread of its own draws, since OpenGL belongs to the thread that began it.
 
     Args:
         model: of all worlds.
@@ -39,11 +36,9 @@ class Camera:
         # Nothing larger than this can be rendered.
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         self._physics: Any = Physics.from_model(MjModel(model))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="camera")
         try:
-            self._thread.submit(getattr, self._physics, "contexts").result()  # made at this access
+            _ = self._physics.contexts  # made at this access
         except Exception as error:  # each backend has its own
-            self._thread.shutdown()
             reason = " ".join(str(error).split()).rstrip(".")
             raise RuntimeError(
                 f"OpenGL fails here ({reason}); `fastsac doctor` says what rendering needs"
@@ -55,13 +50,14 @@ class Camera:
         Args:
             state: the fields of a state, each (B, ...).
         """
-        rows = [{k: v[i] for k, v in state.items()} for i in range(len(state["qpos"]))]
-        return tuple(self._thread.map(self._frame, rows))
+        return tuple(
+            self._frame({k: v[world] for k, v in state.items()})
+            for world in range(len(state["qpos"]))
+        )
 
     def close(self) -> None:
         """Ends the use of OpenGL."""
-        self._thread.submit(self._physics.free).result()
-        self._thread.shutdown()
+        self._physics.free()
 
     def _frame(self, row: Rows) -> np.ndarray:
         physics = self._physics
@@ -86,11 +82,16 @@ class Camera:
 class Cameras:
     """Looks at many worlds, with a process a core.
 
+    In processes, since OpenGL belongs to the thread that began it, and drawing to Python's lock.
+
     Args:
         suite: the task.
         num_envs: the number of worlds.
         height: of a picture, pixels.
         width: of a picture, pixels.
+
+    Raises:
+        RuntimeError: there is no OpenGL here.
     """
 
     def __init__(self, suite: Suite, num_envs: int, height: int, width: int):
@@ -103,22 +104,13 @@ class Cameras:
         """Returns the pictures (n, height, width, 3) uint8 of n worlds.
 
         Raises:
-            RuntimeError: there is no OpenGL here, or a process has ended; the next call starts
-                others.
+            RuntimeError: a process has ended; the next call starts others.
         """
         if not self._helpers:
             self._start()
         worlds = np.array_split(np.arange(len(state["qpos"])), len(self._helpers))
-        asked = [(h, rows) for h, rows in zip(self._helpers, worlds, strict=True) if rows.size]
-        try:
-            for helper, rows in asked:
-                helper.send({k: v[rows] for k, v in state.items()})
-            return np.concatenate([helper.receive() for helper, _ in asked])
-        except BaseException as error:
-            self.close()  # answers that nobody took would be those to the next requests
-            if isinstance(error, EOFError | OSError):
-                raise RuntimeError("a process that rendered has ended") from error
-            raise
+        rows = [({k: v[at] for k, v in state.items()},) for at in worlds if at.size]
+        return np.concatenate(self._asked(rows))
 
     def close(self) -> None:
         """Ends the processes."""
@@ -128,8 +120,20 @@ class Cameras:
 
     def _start(self) -> None:
         self._helpers = [HelperProcess(__name__) for _ in range(self._count)]
-        for helper in self._helpers:
-            helper.send(*self._of_camera)
+        self._asked([self._of_camera] * self._count)
+
+    def _asked(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Returns the answers to a request to each of the first processes, all at once."""
+        helpers = self._helpers[: len(requests)]
+        try:
+            for helper, request in zip(helpers, requests, strict=True):
+                helper.send(*request)
+            return [helper.receive() for helper in helpers]
+        except BaseException as error:
+            self.close()  # answers that nobody took would be those to the next requests
+            if isinstance(error, EOFError | OSError):
+                raise RuntimeError("a process that rendered has ended") from error
+            raise
 
 
 def serve() -> None:

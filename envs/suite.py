@@ -171,7 +171,8 @@ class Suite:
     def kind(self) -> dict[str, Any]:
         """What a state's env must have in common with one that goes on from it."""
         name, steps = self.task.full_name, self.substeps
-        return {"task": name, "substeps": steps, "frame_stack": self.frames}
+        parts = ", ".join(f"{k} {v}" for k, v in self.parts.items())
+        return {"task": name, "substeps": steps, "frame_stack": self.frames, "parts": parts}
 
     @functools.cached_property
     def state_fields(self) -> tuple[str, ...]:

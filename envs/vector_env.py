@@ -15,7 +15,7 @@ from fastsac.envs.arrays import ARRAYS
 from fastsac.envs.autoreset import EndedWorlds
 from fastsac.envs.devices import ENVIRONMENTS
 from fastsac.envs.engines import Engine, Step
-from fastsac.envs.rendering import Camera
+from fastsac.envs.rendering import Cameras
 from fastsac.envs.spaces import observation_space, observed
 from fastsac.forks import use
 
@@ -47,7 +47,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     the step after, which ignores that world's action and gives no reward; DISABLED waits for
     ``reset(options={"reset_mask": ...})``. Both wait for the device at each step.
 
-    ``info`` of a step: ``final_obs`` (B, obs_dim), the observation the step led to, in every
+    ``info`` of a step: ``final_obs``, as obs, the observation the step led to, in every
     world; ``_final_obs`` (B,) bool, where an episode ended; ``invalid`` (B,) bool, where a fault
     truncated it: that world was reset, its reward and final_obs are zeros; ``fault`` (B,) uint8: 1
     the physics diverged, 2 the observation or 3 the reward was not finite, else 0.
@@ -81,7 +81,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.autoreset_mode = autoreset_mode
         engine.autoreset = autoreset_mode is AutoresetMode.SAME_STEP
         self._ended = None if engine.autoreset else EndedWorlds(engine, num_envs, autoreset_mode)
-        self._camera: Camera | None = None
+        self._cameras: Cameras | None = None
         self.num_envs = num_envs
         self.device = device
         self.engine = engine
@@ -207,9 +207,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if self.render_mode is None:
             return None
         self._require_ready()
-        if self._camera is None:
-            self._camera = Camera(self.suite.model, self.suite.model_fields, *self.frame_size)
-        return self._camera.frames({k: v.cpu().numpy() for k, v in self.engine.get_state().items()})
+        if self._cameras is None:
+            self._cameras = Cameras(self.suite, self.num_envs, *self.frame_size[::-1])
+        state = {k: v.cpu().numpy() for k, v in self.engine.get_state().items()}
+        return tuple(self._cameras.frames(state))
 
     @property
     def warnings(self) -> dict[str, int]:
@@ -298,8 +299,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if os.getpid() != self._pid:  # a child of fork has none of them
             return
         self.engine.close()
-        if self._camera:
-            self._camera.close()
+        if self._cameras:
+            self._cameras.close()
 
     def _send(self, action: Array, overlap: bool) -> None:
         self._require_ready()

@@ -34,7 +34,11 @@ class Pictured:
         parts = {"pixels": (height, width, 3)}
         self.suite = dataclasses.replace(engine.suite, parts=parts, dtype=np.uint8)
         self.obs_dim = self.suite.obs_dim
-        self._cameras = Cameras(engine.suite, num_envs, height, width)
+        try:
+            self._cameras = Cameras(engine.suite, num_envs, height, width)
+        except BaseException:
+            engine.close()
+            raise
         self._pictures = np.zeros((num_envs, self.obs_dim), np.uint8)
         self._everywhere = np.ones(num_envs, bool)
 

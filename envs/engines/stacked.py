@@ -54,11 +54,11 @@ class Stacked:
         """See Engine.recv."""
         step, older = self._engine.recv(), self._now()[:, 1:]
         last = torch.cat([older, step.final_obs[:, None]], 1)
+        last = last.masked_fill(step.invalid[:, None, None], 0)
         self._frames = last
         if self.autoreset:
             self._frames = torch.where(step.done[:, None, None], self._filled(step.obs), last)
-        final_obs = last.flatten(1).masked_fill(step.invalid[:, None], 0)
-        return step._replace(obs=self._flat(), final_obs=final_obs)
+        return step._replace(obs=self._flat(), final_obs=last.flatten(1).clone())
 
     def set_state(self, state: dict[str, np.ndarray]) -> torch.Tensor:
         """See Engine.set_state."""

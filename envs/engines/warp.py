@@ -255,6 +255,7 @@ class WarpEngine:
 
         They were made once, as each costs the host some 100 us, and one is made anew: a function
         that takes it waits for what torch's stream held then, and so for what wrote all of them.
+        It is qpos, which every outcome reads: jit drops what is not read, and the wait with it.
         """
         return self._views | {k: to_jax(self.physics.views[k]) for k in self._reread}
 

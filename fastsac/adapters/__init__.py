@@ -18,7 +18,11 @@ def ends(
 
 
 def require_flat(of_make: dict[str, Any], *names: str) -> None:
-    """Raises ValueError where arguments of ``fastsac.make``, one of names, ask for other obs."""
+    """Raises ValueError where flatten or pixels, of names, ask ``fastsac.make`` for other obs."""
+    asked = {
+        "flatten": not of_make.get("flatten", True),
+        "pixels": of_make.get("pixels") is not None,
+    }
     for name in names:
-        if name in of_make:
-            raise ValueError(f"this adapter hands out flat observations: no {name}")
+        if asked[name]:
+            raise ValueError(f"this adapter takes no {name}: no observations of that form")

@@ -10,7 +10,7 @@ from fastsac.envs.gymnasium_envs import GymnasiumEnv
 
 
 class Environment(dm_env.Environment):
-    """One world of a task, its observations in float32 by dm_control's names.
+    """One world of a task, its observations by dm_control's names, in float32 or pixels in uint8.
 
     Actions are in [-1, 1], which dm_control's action_spec is mapped to.
 
@@ -24,7 +24,9 @@ class Environment(dm_env.Environment):
     """
 
     def __init__(self, task: str, **of_make: Any):
-        self._env = GymnasiumEnv(task, **of_make | {"flatten": False})
+        if of_make.pop("flatten", False):
+            raise ValueError("dm_env's observations are dicts: no flatten")
+        self._env = GymnasiumEnv(task, **of_make, flatten=False)
         self._suite = self._env.suite
         self._ended = True
 

@@ -42,6 +42,7 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
     }
     if not found and not any(map(zoo.is_name, places)):
         raise RunError(f"there are no runs in {', '.join(places)}")
+    of_zoo = {name: about for place in places for name, about in zoo.named(place).items()}
     of_task: dict[str, list[Json]] = {}
     damaged = []
     for run in found.values():
@@ -56,7 +57,6 @@ def write_suite(places: Sequence[str], output: Path, video: bool = True) -> None
     for name, rows in of_task.items():
         best = max(rows, key=lambda row: _sortable(row["eval_return"]))
         tasks.append(_card(name, best, len(rows) - 1, video))
-    of_zoo = {name: about for place in places for name, about in zoo.named(place).items()}
     tasks += [_zoo_card(*one, video) for one in of_zoo.items() if one[0] not in of_task]
     tasks.sort(key=lambda task: task["name"])
     _rank(tasks)

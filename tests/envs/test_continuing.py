@@ -96,6 +96,7 @@ OTHERS = {
     "task": ({"task": "cartpole_balance"}, "task 'pendulum_swingup' for 'cartpole_balance'"),
     "action_repeat": ({"action_repeat": 2}, "substeps 1 for 2"),
     "frame_stack": ({"frame_stack": 2}, "frame_stack 1 for 2"),
+    "parts": ({"task": "pendulum_swingup", "pixels": (8, 8)}, "parts 'orientation"),
 }
 
 

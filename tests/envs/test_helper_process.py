@@ -117,6 +117,7 @@ def test_a_failure_in_the_process_reaches_the_caller(monkeypatch, tmp_path):
     helper = HelperProcess("broken_rows")
     for request in [("any",), (0, range(3)), (1, range(3))]:
         helper.send(*request)
+    assert helper.receive() is None  # to the first
     with pytest.raises(FloatingPointError, match="bad draw"):
         helper.receive()
     with pytest.raises(RuntimeError, match="Unsendable: bad draw"):

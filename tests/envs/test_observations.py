@@ -1,6 +1,7 @@
 """Observations in dm_control's parts, pictures, and another time limit."""
 
 import copy
+import warnings
 
 import gymnasium
 import jax
@@ -59,14 +60,18 @@ def test_parts_are_the_arrays_that_were_asked_for(make, array, kind):
 def test_parts_in_the_other_modes(make, mode):
     env = make(TASK, 2, flatten=False, autoreset_mode=mode, time_limit=0.05)
     obs, _ = env.reset(seed=0, options={"spread_clocks": True})
+    flat = make(TASK, 2, autoreset_mode=mode, time_limit=0.05)
+    flat.reset(seed=0, options={"spread_clocks": True})
     obs, _, _, truncated, info = env.step(torch.zeros(2, 6))
+    flat.step(torch.zeros(2, 6))
     assert truncated.tolist() == [False, True]
     assert torch.equal(obs["height"], info["final_obs"]["height"])
     if mode == "DISABLED":
-        obs, _ = env.reset(options={"reset_mask": np.array([False, True])})
+        mask = {"reset_mask": np.array([False, True])}
+        (obs, _), (row, _) = env.reset(options=mask), flat.reset(options=mask)
     else:
-        obs = env.step(torch.zeros(2, 6))[0]
-    assert obs["height"].shape == (2,)
+        obs, row = (one.step(torch.zeros(2, 6))[0] for one in (env, flat))
+    assert torch.equal(obs["height"], row[:, 14])
 
 
 def test_gymnasiums_envs_have_parts_and_a_time_limit():
@@ -79,7 +84,10 @@ def test_gymnasiums_envs_have_parts_and_a_time_limit():
     assert info["final_obs"][1] in vec.single_observation_space
     vec.close()
     one = gymnasium.make(f"fastsac.envs:fastsac/{TASK}-v0", **arguments)
-    check_env(one.unwrapped, skip_render_check=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Casting input x to numpy array")
+        check_env(one.unwrapped, skip_render_check=True)
+    assert all(isinstance(part, np.ndarray) for part in one.reset()[0].values())
     one.close()
 
 
@@ -109,24 +117,24 @@ def test_a_picture_is_what_the_env_renders(make, engine):
 
 
 @pytest.mark.usefixtures("opengl", "few_states_ahead")
-def test_pictures_at_an_episodes_end_are_the_last_and_the_first(make):
-    env, blind = (
-        make(TASK, 2, array="numpy", time_limit=0.5, **kw) for kw in ({"pixels": SIZE}, {})
-    )
-    blind.frame_size = SIZE[::-1]
-    for one in (env, blind):
-        one.reset(seed=0, options={"spread_clocks": True})
-    for _ in range(20):
-        before = np.stack(blind.render())
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_pictures_at_an_episodes_end_are_the_last_and_the_first(make, repeat):
+    """Of 20 control steps; with three at a time the last step is two."""
+    limit = {"array": "numpy", "time_limit": 0.5}
+    env, blind = make(TASK, 2, pixels=SIZE, action_repeat=repeat, **limit), make(TASK, 2, **limit)
+    ended = make(TASK, 2, autoreset_mode="DISABLED", **limit)
+    for one in (env, blind, ended):
+        one.frame_size = SIZE[::-1]
+        one.reset(seed=0)
+    for step in range(20):
         blind.step(np.zeros((2, 6)))
-        obs, _, _, truncated, info = env.step(np.zeros((2, 6)))
-        if truncated.any():
-            break
-    assert truncated.tolist() == [False, True]
+        ended.step(np.zeros((2, 6)))
+        if step % repeat == 0:
+            obs, _, _, truncated, info = env.step(np.zeros((2, 6)))
+    assert truncated.all()
     np.testing.assert_array_equal(obs, np.stack(blind.render()))
-    np.testing.assert_array_equal(info["final_obs"][0], obs[0])
-    assert (info["final_obs"][1] != obs[1]).mean() > 0.05  # another pose
-    assert (info["final_obs"][1] != before[1]).mean() < 0.5
+    np.testing.assert_array_equal(info["final_obs"], np.stack(ended.render()))
+    assert (info["final_obs"] != obs).any()
 
 
 @pytest.mark.usefixtures("opengl", "few_states_ahead")
@@ -165,6 +173,7 @@ def test_numbers_of_any_type_are_taken(make):
         ({"time_limit": float("nan")}, "time_limit must be a positive number, got nan"),
         ({"time_limit": 0}, "time_limit must be a positive number, got 0"),
         ({"time_limit": "5"}, "time_limit must be a positive number, got '5'"),
+        ({"flatten": 0}, "flatten must be True or False, got 0"),
         ({"pixels": 84}, "pixels are a height and a width, got 84"),
         ({"pixels": (84, 0)}, "their width must be an integer of at least 1"),
     ],

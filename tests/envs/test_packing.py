@@ -17,10 +17,11 @@ def test_torch_sees_every_array_as_it_was_packed(count):
         "reward": random.normal(size=count).astype(np.float32),
         "none": np.zeros((count, 0), np.float32),
         "fault": random.integers(0, 255, (count, 2)).astype(np.uint8),
+        "material": random.integers(-5, 70_000, (count, 2)).astype(np.int32),
     }
     packing = Packing({k: (v.shape, torch.from_numpy(v).dtype) for k, v in arrays.items()})
     packed = jax.jit(packing.pack)(arrays)
-    assert [v.shape for v in packed] == [(6 * count,), (3 * count,)]
+    assert [v.shape for v in packed] == [(6 * count,), (3 * count,), (2 * count,)]
     views = packing.unpack(packed)
     assert views.keys() == arrays.keys()
     for name, array in arrays.items():

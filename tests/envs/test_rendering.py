@@ -96,6 +96,24 @@ def test_any_thread_may_render_and_close(make):
     env.close()
 
 
+ENDS = {
+    "pixels closed": "e = make(pixels=(8, 8)); e.reset(); e.close()",
+    "pixels left": "e = make(pixels=(8, 8)); e.reset()",
+    "rendered and left": "e = make(); e.reset(); e.render()",
+    "rendered and dropped": "e = make(); e.reset(); e.render(); del e; gc.collect()",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ENDS.values(), ids=ENDS.keys())
+def test_a_program_ends_without_a_word(code):
+    start = "import gc, fastsac\nmake = lambda **a: fastsac.make('pendulum_swingup', 2, **a)\n"
+    run = [sys.executable, "-c", start + code]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Exception" not in done.stderr and "Error" not in done.stderr, done.stderr
+
+
 def test_an_interrupt_leaves_no_old_pictures_behind(make, monkeypatch):
     env, other = (make("pendulum_swingup", 2, array="numpy", pixels=(24, 32)) for _ in range(2))
     for one in (env, other):

@@ -103,7 +103,8 @@ def test_ppo_learns_to_balance(vec, balances):
     balances(lambda obs: policy(TensorDict({"policy": obs}, [len(obs)])))
 
 
-@pytest.mark.parametrize("name", ["flatten", "pixels"])
-def test_observations_are_flat(vec, name):
-    with pytest.raises(ValueError, match=f"flat observations: no {name}"):
-        vec("walker_run", 3, **{name: None})
+@pytest.mark.parametrize(("name", "value"), [("flatten", False), ("pixels", (8, 8))])
+def test_observations_are_flat(vec, name, value):
+    with pytest.raises(ValueError, match=f"this adapter takes no {name}"):
+        vec("walker_run", 3, **{name: value})
+    vec("walker_run", 3, flatten=True, pixels=None)

@@ -84,7 +84,7 @@ def test_attributes_methods_and_refusals(vec):
     assert env.env_is_wrapped(VecNormalize) == [False, False]
     with pytest.raises(ValueError, match="no autoreset_mode"):
         vec("pendulum_swingup", 2, autoreset_mode="DISABLED")
-    with pytest.raises(ValueError, match="no flatten"):
+    with pytest.raises(ValueError, match="takes no flatten"):
         vec("pendulum_swingup", 2, flatten=False)
 
 

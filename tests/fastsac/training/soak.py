@@ -12,6 +12,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ FLAGS = "--preset cpu --num-envs 16 --updates-per-step 2 --batch-size 64 --hidde
 FLAGS += " --replay-capacity 20000 --learning-starts 1000 --eval-every 20000 --eval-episodes 1"
 FLAGS += " --checkpoint-every 5000 --log-seconds 2 --total-steps 100000000 --final-eval-episodes 1"
 SETTLED = 45_000  # steps of a life: the replay is full, and an evaluation has been
+MARK = "FASTSAC_SOAK"
+LARGEST = 2**30  # bytes of a file system that may be filled
 LEAST = 30  # seconds of a life
 GRACE = 90  # seconds for an end with a checkpoint
 
@@ -64,19 +67,18 @@ def fill(directory, seconds):
     except OSError:
         time.sleep(seconds)
     finally:
-        filler.unlink()
+        filler.unlink(missing_ok=True)
 
 
-def left_over(run):
-    """Processes that still name the run."""
+def left_over():
+    """Processes that descend from the run's, by a variable of their environment."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            words = (place / "cmdline").read_bytes().decode(errors="replace")
+            if f"{MARK}={os.getpid()}\0".encode() in (place / "environ").read_bytes():
+                found.append(int(place.name))
         except OSError:
             continue
-        if str(run) in words and int(place.name) != os.getpid():
-            found.append(int(place.name))
     return found
 
 
@@ -90,6 +92,7 @@ def live(run, number, seconds, end, drawn):
     before = steps_of(run)[0] if number else 0
     log = run.parent.parent / f"{run.parent.name}-{number}.log"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment[MARK] = str(os.getpid())
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     started, samples, filled = time.monotonic(), [], 0
@@ -117,7 +120,7 @@ def live(run, number, seconds, end, drawn):
         problems.append(f"a checkpoint of {newest} at an end after {rows[-1]}")
     if rows != sorted(set(rows)):
         problems.append("rows of metrics.csv stand twice")
-    if processes := left_over(run):
+    if processes := left_over():
         problems.append(f"processes are left over: {processes}")
     return {
         "life": number,
@@ -165,6 +168,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=7200)
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
+    if shutil.disk_usage(parsed.directory).total > LARGEST:
+        parser.error(f"{parsed.directory} lies on a file system of more than a gigabyte")
     drawn, run = random.Random(parsed.seed), parsed.directory.resolve() / "run"
     until, number, problems = time.monotonic() + parsed.seconds, 0, []
     while (left := until - time.monotonic()) > LEAST:
