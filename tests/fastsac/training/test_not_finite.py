@@ -194,7 +194,7 @@ def test_an_infinite_return_is_none_and_finite_ones_are_kept():
 @pytest.mark.parametrize("seconds", [math.nan, 0.0, -1.0, -math.inf])
 def test_times_that_are_none_are_refused(field, seconds):
     changes = {"time_limit": 1.0, field: seconds}
-    with pytest.raises(ValueError, match=f"task odd: {field} must be positive, got"):
+    with pytest.raises(ValueError, match=f"task odd: {field} must be a positive number, got"):
         fastsac.register("odd", MODEL, lambda p: {"x": p.qpos}, lambda p: p.qpos[0], **changes)
 
 
