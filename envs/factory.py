@@ -94,7 +94,7 @@ def make(
             task's own.
         pixels: height and width of pictures that take the place of observations, (B, height, width,
             3) uint8 from dm_control's camera 0, or (B, frame_stack, ...). Processes render them,
-            one a core, and each step waits for them.
+            up to one a core, and each step waits for them.
 
     Raises:
         UnknownTask: no such task.
@@ -147,10 +147,7 @@ def make(
     target = _checked_device(device)
     current = torch.cuda.current_device() if built.device.type == "cuda" else None
     require_one_gpu(built.device, target, current)
-    # Each does what an engine does, by way of the one within it where it changes nothing.
-    built = cast(Engine, Repeated(built, repeat)) if repeat > 1 else built
-    built = cast(Engine, Pictured(built, num_envs, *size)) if size else built
-    built = cast(Engine, Stacked(built, frames)) if frames > 1 else built
+    built = _dressed(built, num_envs, repeat, size, frames)
     env = VectorEnv(built, num_envs, target, seed, array, mode, flatten)
     of_task = (
         solver,
@@ -165,6 +162,15 @@ def make(
     )
     env.remake = partial(make, task, num_envs, engine, given, seed, *of_task, size)
     return env
+
+
+def _dressed(
+    engine: Engine, num_envs: int, repeat: int, size: tuple[int, int] | None, frames: int
+) -> Engine:
+    """Each does what an engine does, by way of the one within it where it changes nothing."""
+    engine = cast(Engine, Repeated(engine, repeat)) if repeat > 1 else engine
+    engine = cast(Engine, Pictured(engine, num_envs, *size)) if size else engine
+    return cast(Engine, Stacked(engine, frames)) if frames > 1 else engine
 
 
 def _function(name: str, given: Any) -> Any:

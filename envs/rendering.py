@@ -15,6 +15,8 @@ from fastsac.envs.initial_states import Rows
 from fastsac.envs.model_fields import write_field
 from fastsac.envs.suite import Suite
 
+_WORLDS = 4  # for which another process, which takes two seconds to start, is worth it
+
 
 class Camera:
     """Looks at worlds through the model's first camera, or MuJoCo's free one where it has none.
@@ -80,7 +82,7 @@ class Camera:
 
 
 class Cameras:
-    """Looks at many worlds, with a process a core.
+    """Looks at many worlds, with up to a process a core.
 
     In processes, since OpenGL belongs to the thread that began it, and drawing to Python's lock.
 
@@ -95,7 +97,7 @@ class Cameras:
     """
 
     def __init__(self, suite: Suite, num_envs: int, height: int, width: int):
-        self._count = min(num_envs, len(os.sched_getaffinity(0)))
+        self._count = min(-(-num_envs // _WORLDS), len(os.sched_getaffinity(0)))
         self._of_camera = suite.model, suite.model_fields, width, height
         self._helpers: list[HelperProcess] = []
         self._start()

@@ -183,6 +183,7 @@ def test_every_peer_has_a_note_and_a_pinned_extra(gpu, monkeypatch):
     assert set(peers._EXTRAS.values()) <= set(extras)
 
 
+@pytest.mark.slow
 def test_the_adapters_are_timed_or_say_what_they_lack():
     rows = {row["variant"]: row for row in run(cases_of("adapters", quick=True), 1)}
     assert len(rows) == 7 and all(rows[k]["median"] > 0 for k in ("ours", "numpy", "gymnasium"))

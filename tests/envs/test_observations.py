@@ -105,19 +105,19 @@ def test_a_time_limit_is_dm_controls(make, engine, seconds, steps):
 @pytest.mark.usefixtures("opengl", "few_states_ahead")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_picture_is_what_the_env_renders(make, engine):
-    env = make(TASK, 3, engine, array="numpy", pixels=SIZE)
+    env = make(TASK, 6, engine, array="numpy", pixels=SIZE)  # two processes where there are cores
     env.frame_size = SIZE[::-1]
     obs, _ = env.reset(seed=0, options={"spread_clocks": True})
     assert obs in env.observation_space and obs.dtype == np.uint8 and obs.std() > 1
     np.testing.assert_array_equal(obs, np.stack(env.render()))
-    later = env.step(np.ones((3, 6)))[0]
+    later = env.step(np.ones((6, 6)))[0]
     np.testing.assert_array_equal(later, np.stack(env.render()))
     assert (later != obs).any()
     np.testing.assert_array_equal(env.set_state(env.get_state()), later)
 
 
 @pytest.mark.usefixtures("opengl", "few_states_ahead")
-@pytest.mark.parametrize("repeat", [1, 3])
+@pytest.mark.parametrize("repeat", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_pictures_at_an_episodes_end_are_the_last_and_the_first(make, repeat):
     """Of 20 control steps; with three at a time the last step is two."""
     limit = {"array": "numpy", "time_limit": 0.5}
@@ -137,6 +137,7 @@ def test_pictures_at_an_episodes_end_are_the_last_and_the_first(make, repeat):
     assert (info["final_obs"] != obs).any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("opengl", "few_states_ahead")
 def test_pictures_are_repeated_stacked_copied_and_gone_on_with(make):
     arguments = {"pixels": SIZE, "frame_stack": 3, "action_repeat": 2, "flatten": False}

@@ -86,6 +86,7 @@ def test_no_opengl_gets_a_sentence():
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_any_thread_may_render_and_close(make):
     env = fastsac.make("pendulum_swingup", array="numpy")
     env.reset(seed=0)
@@ -131,6 +132,7 @@ def test_an_interrupt_leaves_no_old_pictures_behind(make, monkeypatch):
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_helper_that_died_is_replaced_at_the_next_reset(make):
     env = make("pendulum_swingup", 2, array="numpy", pixels=(24, 32))
     env.reset(seed=0)
