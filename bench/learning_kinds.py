@@ -57,7 +57,7 @@ def table_of_kinds(kinds: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def draw_kinds(kinds: Mapping[str, Mapping[str, float | None]]) -> Any:
     """Returns a figure of each kind's tasks, those without a run at the bottom with a cross."""
-    shown = {kind: returns for kind, returns in kinds.items() if any(map(_has, returns.values()))}
+    shown = {kind: of for kind, of in kinds.items() if {*of.values()} != {None}}
     figure, panels = panels_of_returns(dict.fromkeys(shown, "return in dm_control"), sharey=False)
     rows = max(map(len, shown.values()))
     figure.set_size_inches(5 * len(shown), 1.2 + 0.26 * rows)
@@ -78,7 +78,3 @@ def draw_kinds(kinds: Mapping[str, Mapping[str, float | None]]) -> Any:
         panel.axvline(iqm, color=INK, linestyle="--", label=f"IQM {iqm:.0f}")
         panel.legend(loc="lower right", **LEGEND)
     return figure
-
-
-def _has(value: float | None) -> bool:
-    return value is not None

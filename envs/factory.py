@@ -149,18 +149,9 @@ def make(
     require_one_gpu(built.device, target, current)
     built = _dressed(built, num_envs, repeat, size, frames)
     env = VectorEnv(built, num_envs, target, seed, array, mode, flatten)
-    of_task = (
-        solver,
-        randomize,
-        array,
-        autoreset_mode,
-        reward_fn,
-        repeat,
-        frames,
-        flatten,
-        time_limit,
-    )
-    env.remake = partial(make, task, num_envs, engine, given, seed, *of_task, size)
+    of_task = solver, randomize, array, autoreset_mode, reward_fn
+    of_steps = repeat, frames, flatten, time_limit, size
+    env.remake = partial(make, task, num_envs, engine, given, seed, *of_task, *of_steps)
     return env
 
 
