@@ -196,6 +196,8 @@ def _affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.
     """Returns x (E, B, in) @ weight (E, in, out) + bias (E, 1, out)."""
     if weight.shape[2] == 1 and _elementwise(x):
         return (x * weight.mT).sum(dim=2, keepdim=True).add_(bias)
+    if torch.compiler.is_compiling():  # baddbmm copies the bias to each row first: 20 us
+        return _product(x, weight) + bias
     return torch.baddbmm(bias, x, weight)
 
 
@@ -203,6 +205,8 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Returns a (E, m, k) @ b (E, k, n)."""
     if a.shape[2] == 1 and _elementwise(a):
         return a * b
+    if a.is_cpu and len(a) == 1:  # in bf16 a batch of one that is a slice would be copied: 40 us
+        return torch.mm(a[0], b[0])[None]
     return torch.bmm(a, b)
 
 
@@ -213,7 +217,7 @@ def _product_into(result: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Non
     elif result.dtype == a.dtype:
         torch.bmm(a, b, out=result)
     else:
-        result.copy_(torch.bmm(a, b))
+        result.copy_(_product(a, b))
 
 
 def _fuses(x: torch.Tensor) -> bool:
