@@ -60,9 +60,9 @@ class Update:
 
 def _filled_replay(batch: int) -> TensorDictReplayBuffer:
     storage = LazyTensorStorage(learner.TRANSITIONS, device=device.device_type())
-    # The example's three batches ahead are three threads, each with OpenMP threads of its own beside
-    # this one's: more than two cores have, so that all yield at each barrier. Without them TorchRL
-    # does 83 to 90 updates a second here instead of 49, and the cases beside it twice as many.
+    # The example's three batches ahead are three threads, each with OpenMP threads of its own: more
+    # than two cores have, so that all yield at each barrier. Without them TorchRL does 83 to 90
+    # updates a second instead of 49, and the cases beside it twice as many.
     replay = TensorDictReplayBuffer(storage=storage, batch_size=batch)
     obs, action, reward, terminated, next_obs = learner.transitions()
     ended = terminated[:, None].bool()
