@@ -33,7 +33,9 @@ class BackgroundEvaluator:
 
     def __init__(self, task: str, episodes: int, backend: str):
         self._task, self._episodes, self._backend = task, episodes, backend
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+        # Threads of torch's own in it, even idle ones, would be more than two cores have, and halve
+        # the updates a second of a learner on them: OpenMP then yields at each barrier.
+        self._worker = ThreadPoolExecutor(1, "evaluation", torch.set_num_threads, (1,))
         self._env: VectorEnv | None = None
         self._pending = collections.deque[tuple[Policy, Counters, Future[Evaluation]]]()
         self._closing = threading.Event()
