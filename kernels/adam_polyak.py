@@ -244,8 +244,11 @@ def traced(
     state.skipped_in_a_row.copy_(skip * (state.skipped_in_a_row + 1))
     t = state.step.double()
     first, second = 1 - _BETA1**t, 1 - _BETA2**t
-    step_size = (learning_rate / first).to(parameter.dtype)
-    root = second.sqrt().to(parameter.dtype)
+    both = torch.stack([learning_rate / first, second.sqrt()]).to(parameter.dtype)
+    # What is strided is stored. Else Inductor takes both powers anew for each 16 weights, which was
+    # more than half of the loops' time: 0.46 and 0.22 ms for the weights of critics and actor, not
+    # 0.20 and 0.09.
+    step_size, root = (both.as_strided((), (), at) for at in range(2))
     m = state.exp_avg.lerp(gradient, 1 - _BETA1)
     v = _BETA2 * state.exp_avg_sq + (1 - _BETA2) * gradient * gradient
     moved_to = parameter * (1 - learning_rate * weight_decay)
