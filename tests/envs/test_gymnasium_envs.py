@@ -179,13 +179,14 @@ def test_the_other_modes_have_no_final_obs(mode, vec):
 def test_gymnasiums_checker_finds_nothing(task, single):
     env = single(f"fastsac/{task}-v0", render_mode="rgb_array")
     env.reset()
+    renders = task == TASK  # a process that draws takes two seconds to start
     try:
-        env.render()
-        skip_render_check = False
+        if renders:
+            env.render()
     except RuntimeError as error:
         assert "OpenGL" in str(error)
-        skip_render_check = True
-    check_env(env.unwrapped, skip_render_check=skip_render_check)
+        renders = False
+    check_env(env.unwrapped, skip_render_check=not renders)
 
 
 def test_a_single_env_ends_and_says_what_is_wrong(single):
