@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from fastsac.errors import ConfigError, UserError
 from fastsac.parser import Parser
@@ -46,28 +47,45 @@ _POLICY = "run directory, checkpoint or .policy file, or zoo:TASK"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code: 0, or an error's after its one sentence."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return 0
-    command, *rest = args
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack a name's letters
     try:
-        _require_typable(args)
-        if command not in _COMMANDS:
-            raise ConfigError(f"unknown command {command!r}; there are {', '.join(_COMMANDS)}")
-        _COMMANDS[command](rest)
+        _run(args)
+        print(end="", flush=True)
     except KeyboardInterrupt:
         print("\nfastsac: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `fastsac tasks | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if not isinstance(error, _user_errors()):
+        if isinstance(error, OSError) and sys.stdout and _is_lost(sys.stdout):
+            if isinstance(error, BrokenPipeError):  # `fastsac tasks | head`
+                return 0
+            error = UserError(f"standard output takes no more: {error.strerror}")
+        elif not isinstance(error, _user_errors()):
             raise
         print(f"fastsac: {_shown(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return 0
+
+
+def _run(args: Sequence[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return
+    command, *rest = args
+    _require_typable(args)
+    if command not in _COMMANDS:
+        raise ConfigError(f"unknown command {command!r}; there are {', '.join(_COMMANDS)}")
+    _COMMANDS[command](rest)
+
+
+def _is_lost(stream: TextIO) -> bool:
+    """Whether a stream takes no line more; then what it still holds goes nowhere."""
+    try:
+        print(file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
 
 
 def _require_typable(args: Sequence[str]) -> None:

@@ -141,6 +141,24 @@ def test_no_disk_space(tmp_path):
     assert not (tmp_path / "run").exists(), "a second try would be refused"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["train", "--help"]])
+def test_an_output_without_room_is_one_sentence(args):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastsac", *args],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    said = "fastsac: standard output takes no more: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m fastsac --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 def test_tasks_lists_every_task(capsys):
     assert main(["tasks"]) == 0
     out = capsys.readouterr().out
