@@ -14,6 +14,7 @@ JSON ?= bench/results/gpu.jsonl
 ARGS ?=
 
 VENV := .venv
+COMMA := ,
 PIP_INSTALL := $(VENV)/bin/python -m pip install --disable-pip-version-check
 # dm_control names labmaze, which nothing of the suite imports and which has no wheel for Python 3.13
 # and newer (1.0.6): there dm_control is installed without its dependencies, after all else.
@@ -92,7 +93,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@touch $(VENV)/.train $(VENV)/.test $@
 
 $(VENV)/.clients: pyproject.toml constraints.txt | $(VENV)/.created
-	@$(call install,[test,clients])
+	@$(call install,[test$(COMMA)clients])
 	@touch $(VENV)/.train $(VENV)/.test $@
 
 $(VENV)/.offline: pyproject.toml constraints.txt | $(VENV)/.created
