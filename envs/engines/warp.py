@@ -2,8 +2,9 @@
 
 Warp's arrays are the state. jax evaluates the task's functions on views of that memory, resets
 included, and torch copies what new episodes begin with back into it. On a GPU all of it is queued
-on one stream of torch's, which jax's own waits for and is waited for by, event by event; the host
-waits for nothing. On a CPU, where Warp serves tests, the same functions run at once.
+on one stream of torch's, which jax's own waits for and is waited for by, event by event. The host
+waits for the pool's next rows where they are late, and for the last step where a task ends episodes
+early, to count the rows it took. On a CPU, where Warp serves tests, the same functions run at once.
 
 The order of a vector step's events: the caller's stream, with its action and the controls (torch)
 -> control step (Warp's graph) -> outcome (jax) -> results copied out, new episodes' states in
@@ -77,7 +78,8 @@ class WarpEngine:
         self._read_model_fields = sorted(model_fields)
         self.physics = WarpPhysics(suite, num_envs, fast, fields, wp.get_device(str(self.device)))
         self._step_memory, self._state_memory = self._layouts()
-        self._views = {k: to_jax(v) for k, v in self.physics.views.items()}
+        with self.on_own_stream():  # on its device, whichever is current
+            self._views = {k: to_jax(v) for k, v in self.physics.views.items()}
         copied = [k for k, v in self.physics.views.items() if not _shares(self._views[k], v)]
         self._reread = {"qpos", *copied}
         self._launch: Callable[[], None] | None = None
@@ -135,8 +137,10 @@ class WarpEngine:
     def send(self, action: torch.Tensor, overlap: bool = True) -> None:
         """See Engine.send."""
         assert self._launch, "reset comes first"
-        # On the caller's stream, which recv has put behind the last step: its action may be gone or
-        # written over as soon as this returns.
+        # On the caller's stream, behind the last step also where that is not recv's: its action may
+        # be gone or written over as soon as this returns.
+        if self._stream:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
         torch.addcmul(self._middle, self._half, action, out=self.physics.views["ctrl"])
         with self.on_own_stream():
             self._launch()
