@@ -96,6 +96,7 @@ def test_the_pages_example_runs(example):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes beside other programs
 def test_ppo_learns_to_balance(vec, balances):
     train = runner(vec("cartpole_balance", 64), steps=64, learning_rate=1e-3, entropy_coef=0.0)
     train.learn(100, init_at_random_ep_len=True)

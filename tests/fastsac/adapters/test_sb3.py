@@ -140,6 +140,7 @@ def test_the_pages_example_runs(example):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes beside other programs
 def test_ppo_learns_to_balance(vec, balances):
     env = vec("cartpole_balance", 32)
     model = stable_baselines3.PPO(

@@ -170,6 +170,7 @@ def test_the_pages_example_runs(example):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes beside other programs
 def test_ppo_learns_to_balance(vec, balances):
     env = vec("cartpole_balance", 64)
     config = {"mini_batches": 16, "learning_epochs": 5, "learning_rate": 1e-3}
