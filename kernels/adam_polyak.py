@@ -255,7 +255,7 @@ def traced(
     moved_to = moved_to - step_size * m / (v.sqrt() / root + _EPSILON)
     is_taken = skip == 0
     if target is not None and tau is not None:
-        target.copy_(torch.where(is_taken, target + tau * (moved_to - target), target))
+        target.copy_(torch.where(is_taken, target.lerp(moved_to, tau), target))
     for tensor, new in ((parameter, moved_to), (state.exp_avg, m), (state.exp_avg_sq, v)):
         tensor.copy_(torch.where(is_taken, new, tensor))
     if zero_gradient:

@@ -63,7 +63,7 @@ class CompiledStep:
             if self._fallback.strict:
                 raise
             self._is_eager = True
-            cause = error.__cause__ or error
+            cause = getattr(error, "inner_exception", None) or error.__cause__ or error
             logging.getLogger("fastsac").warning(
                 "the learner's updates run as operations of torch, more slowly: compiling them "
                 "failed with %s: %s",

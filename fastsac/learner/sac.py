@@ -50,8 +50,10 @@ class SAC(LearnerState):
         self._fallback = Fallback(strict)
         self._graphed: dict[Any, GraphedCall] = {}
         self._held: dict[Any, list[torch.Tensor]] = {}
-        # With peers their gradients are summed in its middle, by calls that no compiler takes.
-        is_compiled = config.compile_updates and self.device.type == "cpu" and peers is None
+        # With peers their gradients are summed in its middle, by calls that no compiler takes; a
+        # float64 scalar on a CPU, as log_alpha then is, Inductor reads and does not write.
+        takes = self.device.type == "cpu" and peers is None and dtype == torch.float32
+        is_compiled = config.compile_updates and takes
         self._compiled = CompiledStep(self, self._fallback) if is_compiled else None
         self._own_attributes = {*vars(self), "_own_attributes"} - before  # not a subclass's
 

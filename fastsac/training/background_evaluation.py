@@ -33,9 +33,10 @@ class BackgroundEvaluator:
 
     def __init__(self, task: str, episodes: int, backend: str):
         self._task, self._episodes, self._backend = task, episodes, backend
-        # Threads of torch's own in it, even idle ones, would be more than two cores have, and halve
-        # the updates a second of a learner on them: OpenMP then yields at each barrier.
-        self._worker = ThreadPoolExecutor(1, "evaluation", torch.set_num_threads, (1,))
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+        own = torch.get_num_threads()
+        self._worker.submit(_take_one_thread).result()
+        torch.set_num_threads(own)  # what threads begin with that are started from now on
         self._env: VectorEnv | None = None
         self._pending = collections.deque[tuple[Policy, Counters, Future[Evaluation]]]()
         self._closing = threading.Event()
@@ -86,6 +87,16 @@ class BackgroundEvaluator:
         if self._env is None:
             self._env = make(self._task, self._episodes, engine="native", device="cpu")
         return evaluate_in(self._env, act, EVAL_SEED)
+
+
+def _take_one_thread() -> None:
+    """Keeps torch from starting threads for this one.
+
+    Even idle they would be more than two cores have, and halve the updates a second of a learner
+    on them: OpenMP then yields at each barrier.
+    """
+    torch.get_num_threads()  # else the first operation sets the process's number
+    torch.set_num_threads(1)
 
 
 class RunEvaluations:

@@ -2,7 +2,8 @@
 
 Threads of one matrix product wait for each other, so a core that another program has stops them
 all: beside busy programs on two cores two threads did 41 to 88 updates a second where one did 104
-to 128. What an update computes does not depend on their number (test_learner_threads.py).
+to 128. What an update computes does not depend on their number at the sizes of the CPU's presets
+(test_learner_threads.py); of larger batches and wider networks its last bits may.
 """
 
 import contextlib

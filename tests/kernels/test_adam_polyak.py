@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from fastsac.kernels import AdamState, adam_polyak, adam_polyak_
-from fastsac.kernels.adam_polyak import fused, reference
+from fastsac.kernels.adam_polyak import fused, reference, traced
 
 SIZES = (1, 3, 64, 255, 1023, 2049)  # a program takes 1,024
 RATE, DECAY, TAU = 0.1, 0.2, 0.05  # so large that one step shows 1% of each
 
-each = pytest.mark.parametrize("function", [fused, reference])
+each = pytest.mark.parametrize("function", [fused, reference, traced])
 each_dtype = pytest.mark.parametrize(
     "function, kind",
-    [(fused, "float32"), (reference, "float32"), (reference, "float64")],
-    ids=["fused", "reference", "reference64"],
+    [(fused, "float32"), (reference, "float32"), (reference, "float64"), (traced, "float32")],
+    ids=["fused", "reference", "reference64", "traced"],
 )
 
 

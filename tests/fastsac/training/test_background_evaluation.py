@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_a_snapshot_is_evaluated_as_in_line_again_and_again(evaluator):
         assert evaluator.take(wait=True) is None
 
 
-def test_it_takes_one_thread_and_leaves_the_learner_its_own(evaluator):
+def test_it_takes_one_thread_and_leaves_all_others_their_own():
     threads, own = [], torch.get_num_threads()
 
     def acts(obs):
@@ -50,11 +51,15 @@ def test_it_takes_one_thread_and_leaves_the_learner_its_own(evaluator):
         return torch.zeros(len(obs), ACT)
 
     torch.set_num_threads(3)
+    evaluator = BackgroundEvaluator(TASK, 2, "engine")
     try:
         evaluator.start(acts, {})
         evaluator.take(wait=True)
         assert set(threads) == {1} and torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
     finally:
+        evaluator.close()
         torch.set_num_threads(own)
 
 

@@ -10,6 +10,7 @@ import torch
 
 import fastsac
 from fastsac import SAC, SACConfig
+from fastsac.learner.flat_weights import cpu_multiplies_bf16
 from fastsac.learner.replay import ReplayBuffer
 from fastsac.training import learner_threads
 from fastsac.training.learner_threads import LearnerThreads
@@ -84,10 +85,14 @@ def test_where_the_number_is_given_it_stays(why, four, monkeypatch):
     assert run(threads, four, {1: 1.0, 4: 9.0}, 50) == [expected] * 50
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("preset", ["seed", "cpu"])
-def test_an_update_is_the_same_with_any_number(preset):
+def test_an_update_is_the_same_with_any_number(preset, precision):
     """Whole updates: products of matrices, sums over a batch, the optimizers."""
-    sac = dataclasses.replace(preset_config("cheetah_run", preset).sac, hidden_sizes=(256, 256))
+    if precision == "bf16" and not cpu_multiplies_bf16():
+        pytest.skip("this CPU multiplies no bf16")
+    sac = preset_config("cheetah_run", preset).sac
+    sac = dataclasses.replace(sac, hidden_sizes=(256, 256), precision=precision)
     weights, before = [], torch.get_num_threads()
     for count in (1, 2, 3):
         torch.set_num_threads(count)
