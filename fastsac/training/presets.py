@@ -68,8 +68,9 @@ _LEAST_WORLDS = ((1024, "fast"), (16, "cpu"), (-math.inf, "seed"))
 
 # Exceptions to a preset, by (preset, task).
 TASK_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    # `make train` shows this one: both seeds were above 850 by then (bench/results/learning).
-    ("cpu", "cartpole_swingup"): {"total_steps": 120_000},
+    # `make train` shows this one, with seed 0: 837 to 856 after 120,000 steps, by the machine, and
+    # 862 after these.
+    ("cpu", "cartpole_swingup"): {"total_steps": 150_000},
 } | {
     # All other rewards of the suite lie in [0, 1]; lqr's have no lower bound, so no atom is least.
     (preset, task): {"sac": dataclasses.replace(PRESETS[preset]["sac"], num_atoms=None)}

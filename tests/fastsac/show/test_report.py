@@ -73,7 +73,7 @@ def test_a_run_with_everything(finished, tmp_path, capsys):
     assert plain["updates"] == "900" and "command" not in plain
     rows = cells(text)
     assert ["sac.hidden_sizes", "256, 256", "256, 256"] in rows
-    assert ["total_steps", "10000", "120000"] in rows and ["seed", "7", "0"] in rows
+    assert ["total_steps", "10000", "150000"] in rows and ["seed", "7", "0"] in rows
     marked = re.findall(r'class="differs">\s*<th[^>]*>(.*?)</th>', text)
     assert [name.replace("<wbr>", "") for name in marked] == ["seed", "total_steps"]
     assert len(re.findall("data:image/svg", text)) == 2

@@ -70,7 +70,7 @@ def test_a_task_keeps_its_own_part_of_a_preset(tmp_path):
     )
     swingup, lqr = (spec.config(task, 0, {}) for task in spec.tasks)
     assert swingup.preset == lqr.preset == "cpu"
-    assert (swingup.total_steps, lqr.total_steps) == (120_000, 600_000)
+    assert (swingup.total_steps, lqr.total_steps) == (150_000, 600_000)
     assert (swingup.sac.num_atoms, lqr.sac.num_atoms) == (51, None)
 
 
