@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from fastsac.errors import ConfigError, UserError
-from fastsac.parser import Parser
+from fastsac.errors import ConfigError, UserError, one_line
+from fastsac.parser import Parser, require_typable
 
 _HELP = """\
 usage: fastsac COMMAND ...
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             error = UserError(f"standard output takes no more: {error.strerror}")
         elif not isinstance(error, _user_errors()):
             raise
-        print(f"fastsac: {_shown(error)}", file=sys.stderr)
+        print(f"fastsac: {one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return 0
 
@@ -72,7 +72,7 @@ def _run(args: Sequence[str]) -> None:
         print(_HELP, end="")
         return
     command, *rest = args
-    _require_typable(args)
+    require_typable(args)
     if command not in _COMMANDS:
         raise ConfigError(f"unknown command {command!r}; there are {', '.join(_COMMANDS)}")
     _COMMANDS[command](rest)
@@ -86,22 +86,6 @@ def _is_lost(stream: TextIO) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return True
     return False
-
-
-def _require_typable(args: Sequence[str]) -> None:
-    """Refuses what no shell could pass, from a program that calls main."""
-    for arg in args:
-        try:
-            typable = b"\0" not in os.fsencode(arg)
-        except UnicodeEncodeError:
-            typable = False
-        if not typable:
-            raise ConfigError(f"an argument cannot hold {arg!r}")
-
-
-def _shown(value: object) -> str:
-    """Returns one line without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(value).split()))
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -248,7 +232,7 @@ def _video(args: list[str]) -> None:
     _print_diverged(film.diverged)
     seconds, kilobytes = film.frames * film.frame_seconds, output.stat().st_size / 1000
     print(
-        f"{_shown(output)}: {seconds:.1f} s, {1 / film.frame_seconds:.3g} fps, {kilobytes:.0f} kB"
+        f"{one_line(output)}: {seconds:.1f} s, {1 / film.frame_seconds:.3g} fps, {kilobytes:.0f} kB"
     )
 
 
@@ -273,7 +257,7 @@ def _export(args: list[str]) -> None:
     usual, extreme = export_policy(parsed.run, parsed.output)
     kilobytes = parsed.output.stat().st_size / 1000
     print(
-        f"{_shown(parsed.output)}: {kilobytes:.0f} kB, within {usual:.1g} of the policy in torch "
+        f"{one_line(parsed.output)}: {kilobytes:.0f} kB, within {usual:.1g} of the policy in torch "
         f"({extreme:.1g} on extreme observations)"
     )
 
@@ -324,7 +308,7 @@ def _report(args: list[str]) -> None:
 
     write = suite_page.write_suite if parsed.suite else report.write_report
     write(parsed.runs, parsed.output, video=not parsed.no_video)
-    print(f"{_shown(parsed.output)}: {parsed.output.stat().st_size / 1000:.0f} kB")
+    print(f"{one_line(parsed.output)}: {parsed.output.stat().st_size / 1000:.0f} kB")
 
 
 def _tasks(args: list[str]) -> None:

@@ -45,3 +45,8 @@ def says_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, numpy, torch or JAX says that a device has no memory left."""
     signs = ("out of memory", "RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def one_line(value: object) -> str:
+    """Returns one line without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(value).split()))

@@ -1,6 +1,8 @@
 """The parser of every command's flags."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastsac.errors import ConfigError
@@ -22,3 +24,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
         raise ConfigError(f"{self.prog.removeprefix('fastsac ')}: {message}")
+
+
+def require_typable(args: Sequence[str]) -> None:
+    """Refuses what no shell could pass, from a program that calls main."""
+    for arg in args:
+        try:
+            typable = b"\0" not in os.fsencode(arg)
+        except UnicodeEncodeError:
+            typable = False
+        if not typable:
+            raise ConfigError(f"an argument cannot hold {arg!r}")

@@ -53,8 +53,7 @@ class SACConfig:
     precision: Precision = "float32"
     """Of the networks' matmuls and what they return; the rest, weights included, is float32."""
     compile_updates: bool = False
-    """On a CPU, compile a float32 learner's update to one program, in C++; not where several
-    processes train."""
+    """On a CPU, compile an update to one program, in C++; not in float64, nor with ranks."""
 
     def __post_init__(self) -> None:
         require_types(self)
