@@ -47,6 +47,11 @@ def says_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
+def printable(text: str) -> str:
+    """Returns text without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def one_line(value: object) -> str:
     """Returns one line without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(value).split()))
+    return printable(" ".join(str(value).split()))

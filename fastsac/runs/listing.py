@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsac.errors import RunError
+from fastsac.errors import RunError, printable
 from fastsac.runs.directory import CONFIG, MACHINE, RESULT, is_running, short_name
 from fastsac.runs.statistics import Curve
 
@@ -203,7 +203,7 @@ def print_runs(directory: Path, as_json: bool = False) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
     for line, row in zip(table, [{}, *rows], strict=True):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print(f"{text}  {_printable(row['reason'])}" if "reason" in row else text.rstrip())
+        print(f"{text}  {printable(row['reason'])}" if "reason" in row else text.rstrip())
 
 
 def _cells(row: Json) -> tuple[str, ...]:
@@ -220,7 +220,7 @@ def _cells(row: Json) -> tuple[str, ...]:
         row["state"],
         "-" if row["age_seconds"] is None else duration(row["age_seconds"]),
     )
-    return tuple(map(_printable, cells))
+    return tuple(map(printable, cells))
 
 
 def duration(seconds: float) -> str:
@@ -235,8 +235,3 @@ def duration(seconds: float) -> str:
         if len(parts) == 2:
             break
     return " ".join(parts)
-
-
-def _printable(text: str) -> str:
-    """Returns text without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
