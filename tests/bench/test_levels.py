@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastsac.bench import command, envs, harness, page, peers, stepping, train
+from fastsac.bench import command, envs, harness, kernels, page, peers, stepping, train
 from fastsac.bench.harness import run
 from fastsac.training.presets import preset_config
 
@@ -167,6 +167,12 @@ def test_the_gpus_cases(as_on_a_gpu):
         assert {"tf32", "bf16"} <= {c.labels.get("precision") for c in levels["learner"]}
         names = {c.labels["variant"] for c in levels["train"]}
         assert {"ours", "env", "learner", "transfer", "brax", "brax-warp"} <= names
+
+
+def test_norm_relus_passes_are_two_programs():
+    """What a compiler would keep from one to the other an update has to read again."""
+    operation = kernels._norm_relu(4)
+    assert torch._dynamo.explain(operation.pair[0])(*operation.arguments()).graph_count == 2
 
 
 @pytest.mark.parametrize("gpu", [False, True])
