@@ -15,6 +15,7 @@ from fastsac.runs.atomic_write import write_atomically
 from fastsac.runs.directory import short_name
 from fastsac.runs.listing import read_config, read_machine, read_progress, read_result
 from fastsac.runs.policy_file import load_policy
+from fastsac.show import zoo_page
 from fastsac.training.config import EVAL_SEED
 from fastsac.training.evaluation import evaluate
 
@@ -103,11 +104,12 @@ def add_to_zoo(run: Path) -> None:
         "command": _without_place(recorded.get("command")),
         "curve": _curve(run, counters["step"]),
     }
-    index = zoo.read_index() | {task: about}
-    text = json.dumps(dict(sorted(index.items())), indent=1) + "\n"
+    index = dict(sorted((zoo.read_index() | {task: about}).items()))
+    text = json.dumps(index, indent=1) + "\n"
     try:
         write_atomically(file, content)
         write_atomically(file.with_name(zoo.INDEX), text.encode())
+        write_atomically(file.with_name(zoo_page.NAME), zoo_page.zoo_page(index).encode())
     except OSError as error:
         raise RunError(str(error)) from error
     print(f"zoo:{task}: {small.mean:.1f} +- {small.std:.1f}, {before:.1f} before its rounding")

@@ -16,7 +16,7 @@ from fastsac.envs.registry import find
 from fastsac.envs.suite import load_suite
 from fastsac.errors import CheckpointError, ConfigError, DamagedError
 from fastsac.runs import zoo
-from fastsac.show import zoo_table
+from fastsac.show import zoo_page, zoo_table
 from fastsac.training.evaluation import evaluate_run
 from tests.fastsac.run_samples import train_tiny
 
@@ -28,7 +28,9 @@ updates seconds preset seed machine commit date command curve""".split()
 
 def test_the_index_has_what_is_there():
     assert zoo.read_index() == INDEX and list(INDEX) == sorted(INDEX) and len(INDEX) >= 10
-    assert {p.name for p in FOLDER.iterdir()} == {f"{t}.policy" for t in INDEX} | {"index.json"}
+    beside = {"index.json", "README.md"}
+    assert {p.name for p in FOLDER.iterdir()} == {f"{t}.policy" for t in INDEX} | beside
+    assert (FOLDER / "README.md").read_text() == zoo_page.zoo_page(INDEX)
     assert sum(about["bytes"] for about in INDEX.values()) < 20e6
 
 
@@ -53,6 +55,15 @@ def test_each_policy_is_what_the_index_says(task):
     )  # fmt: skip
     action = policy(np.zeros(suite.obs_dim, np.float32))
     assert action.shape == (suite.action_dim,) and 0 < np.abs(action).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(99, ""), (150, "5, A, 100"), (250, "7, B, 200"), (1e6, "9, A, 300")],
+)
+def test_published_after_no_more_steps_than_ours(steps, expected):
+    published = {"A": {100.0: 5.0, 300.0: 9.0}, "B": {200.0: 7.0}}
+    assert zoo_page._best(published, steps) == expected
 
 
 def test_an_installed_package_has_them():
@@ -153,6 +164,7 @@ def test_a_run_is_added(copy, tmp_path, capsys, monkeypatch):
     about = index["cartpole_balance"]
     assert list(about) == KEYS and about["steps"] <= 300 and about["preset"] == "seed"
     assert f"zoo:cartpole_balance: {about['return']:.1f} +- " in capsys.readouterr().out
+    assert f"\n| cartpole_balance | {about['return']:.1f} +- " in (copy / "README.md").read_text()
     obs = np.ones((3, 5), np.float32)
     ours, theirs = (fastsac.load_policy(p)(obs) for p in ("zoo:cartpole_balance", run / "best.pt"))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
