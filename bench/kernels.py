@@ -255,7 +255,8 @@ def _norm_relu(batch: int) -> _Operation:
     def both_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
         def both(product: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor) -> Any:
             activated, saved = forward(product, bias, True)
-            # In an update other layers lie between: one program of both would not read it again.
+            # In an update other layers lie between: one program of both passes would keep saved in
+            # registers.
             torch._dynamo.graph_break()
             return activated, backward(gradient, saved)
 

@@ -173,11 +173,8 @@ class Page:
 
     def _source(self, rows: list[Row]) -> str:
         """Dates, commits, and how to measure it again."""
-        dates, commits = (
-            ", ".join(sorted({row.get(name) or "unknown" for row in rows}))
-            for name in ("date", "commit")
-        )
-        said = f"Measured {dates} at commit {commits}"
+        when = sorted({tuple(row.get(k) or "unknown" for k in ("date", "commit")) for row in rows})
+        said = "Measured " + ", ".join(f"{date} at commit {commit}" for date, commit in when)
         level = rows[0]["level"]
         if level == "learning":
             return f"{said} with\n\n```\n{_training_commands(rows)}\n```"

@@ -24,13 +24,13 @@ def find_published(name: str) -> Path:
         return Path(name)
     if "/" not in name and "\0" not in name and os.path.isfile(file):
         return file
-    known = ", ".join(names())
+    known = ", ".join(file.stem for file in published_files())
     raise ConfigError(f"there is no --baseline {name}: it takes a file, or one of {known}")
 
 
-def names() -> list[str]:
-    """Returns the names of the files that come with fastsac."""
-    return sorted(path.stem for path in shipped("published").glob("*.csv"))
+def published_files() -> list[Path]:
+    """Returns the files that come with fastsac, by name."""
+    return sorted(shipped("published").glob("*.csv"))
 
 
 def read_published(file: Path) -> tuple[Published, list[str]]:

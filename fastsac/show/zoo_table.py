@@ -77,7 +77,8 @@ def add_to_zoo(run: Path) -> None:
         content = small_policy.encode(policy)
         small = evaluate(small_policy.decode(content), policy.task, _EPISODES, EVAL_SEED)
         found.append((small.mean, policy, counters, content, small))
-    _, policy, counters, content, small = max(found, key=lambda one: one[0])
+    # Of equal ones the last, which says how long was trained.
+    _, policy, counters, content, small = max(found, key=lambda one: (one[0], one[2]["step"]))
     task = short_name(policy.task)
     before = _final_return(run, counters["step"])
     if before is None:

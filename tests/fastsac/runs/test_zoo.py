@@ -27,7 +27,8 @@ updates seconds preset seed machine commit date command curve""".split()
 
 
 def test_the_index_has_what_is_there():
-    assert zoo.read_index() == INDEX and list(INDEX) == sorted(INDEX) and len(INDEX) >= 10
+    assert zoo.read_index() == INDEX and list(INDEX) == sorted(INDEX)
+    assert set(INDEX) == set(fastsac.tasks())
     beside = {"index.json", "README.md"}
     assert {p.name for p in FOLDER.iterdir()} == {f"{t}.policy" for t in INDEX} | beside
     assert (FOLDER / "README.md").read_text() == zoo_page.zoo_page(INDEX)
@@ -59,11 +60,24 @@ def test_each_policy_is_what_the_index_says(task):
 
 @pytest.mark.parametrize(
     ("steps", "expected"),
-    [(99, ""), (150, "5, A, 100"), (250, "7, B, 200"), (1e6, "9, A, 300")],
+    [(99, ""), (150, "5.0, a, 100"), (250, "7.0, b, 200"), (1e6, "7.0, b, 200")],
 )
 def test_published_after_no_more_steps_than_ours(steps, expected):
-    published = {"A": {100.0: 5.0, 300.0: 9.0}, "B": {200.0: 7.0}}
-    assert zoo_page._best(published, steps) == expected
+    baselines = {"a": {100.0: 5.0, 300.0: 6.0}, "b": {200.0: 7.0, 300.0: 1.0}}
+    assert zoo_page._best(baselines, steps) == expected
+
+
+def test_a_row_of_the_page():
+    about = INDEX["humanoid_walk"]
+    row = zoo_page._row("humanoid_walk", about, zoo_page._baselines_by_task()["humanoid_walk"])
+    with (FOLDER.parent / "published" / "flashsac.csv").open() as file:
+        rows = [line.strip().split(",") for line in file if line.startswith("humanoid_walk,")]
+    seeds = sorted(float(value) for _, _, step, value in rows if float(step) == 1e6)
+    middle = seeds[len(seeds) // 4 : len(seeds) - len(seeds) // 4]
+    assert row[6] == f"{sum(middle) / len(middle):.1f}, flashsac, 1,000,000"
+    assert row[:3] == ("humanoid_walk", "950.3 +- 8.0", "24,965,120") and row[5] == "NVIDIA H200"
+    on_cpu = about | {"machine": {"gpu": None, "cpu": "a chip", "cores": 1}}
+    assert zoo_page._row("humanoid_walk", on_cpu, {})[5:7] == ("a chip, 1 core", "")
 
 
 def test_an_installed_package_has_them():
@@ -82,8 +96,8 @@ def test_an_installed_package_has_them():
 def test_each_return_is_found_again(task):
     about = INDEX[task]
     found = evaluate_run(f"zoo:{task}", about["episodes"], about["episodes_seed"], "dm_control")
-    assert found.mean == pytest.approx(about["return"], rel=0.02)
-    assert found.std == pytest.approx(about["std"], abs=0.02 * about["return"])
+    assert found.mean == pytest.approx(about["return"], rel=0.02, abs=0.1)
+    assert found.std == pytest.approx(about["std"], abs=max(0.02 * about["return"], 0.1))
 
 
 def test_an_unknown_name_is_told_near_ones(capsys):
